@@ -1,0 +1,1 @@
+"""Audits outsourced machine learning for hidden backdoors."""

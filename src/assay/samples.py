@@ -1,0 +1,85 @@
+"""A labelled data set in memory or on disk: what the audits read."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from .errors import InputError
+from .records import record
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A table of inputs, one row a sample: a tensor, or a file that is read piece by piece."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Samples first: (samples, channels, height, width) or (samples, dims)."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """`uint8` for images (0 to 255), `float32` for tables and features."""
+        ...
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        ...
+
+    def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
+        """Read some rows, by a slice or by an index tensor, as a CPU or device tensor."""
+        ...
+
+
+@record
+class Samples:
+    """A labelled data set.
+
+    Raises:
+        InputError: the parts do not fit each other, or a label is not in [0, classes).
+    """
+
+    inputs: Rows
+    """Images, uint8 (samples, channels, height, width), or float32 (samples, dims)."""
+    labels: Int64[Tensor, " samples"]
+    """Classes in [0, classes), on the CPU."""
+    class_names: tuple[str, ...]
+    """One name a class, in label order."""
+    ids: tuple[str, ...] | None = None
+    """What the source calls each sample (a file name, a row), or None for its index."""
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit."""
+        if len(self.inputs) != len(self.labels):
+            raise InputError(f"expected one label a sample, got {len(self.labels)} labels for {len(self.inputs)} samples")
+        if self.ids is not None and len(self.ids) != len(self.labels):
+            raise InputError(f"expected one id a sample, got {len(self.ids)} for {len(self.labels)}")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
+            raise InputError(
+                f"expected labels in [0, {self.classes}), got {int(self.labels.min())} to {int(self.labels.max())}"
+            )
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.labels)
+
+    @property
+    def classes(self) -> int:
+        """Count the classes, those without samples included."""
+        return len(self.class_names)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a row is an image (channels, height, width)."""
+        return len(self.inputs.shape) == 4
+
+    def subset(self, rows: Int64[Tensor, " chosen"]) -> "Samples":
+        """Read the chosen rows into memory, in the given order."""
+        return Samples(
+            inputs=self.inputs[rows],
+            labels=self.labels[rows],
+            class_names=self.class_names,
+            ids=None if self.ids is None else tuple(self.ids[i] for i in rows.tolist()),
+        )

@@ -1,0 +1,1 @@
+"""Known attacks and scenarios, to measure the audits; never imported by `assay`."""

@@ -1,0 +1,75 @@
+"""What an attack is, what it returns, and how well it worked."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from assay.randomness import Seed
+from assay.records import record
+
+Trigger = Callable[[Tensor], Tensor]
+"""Stamps test inputs: uint8 images in, uint8 images out; float rows in, float rows out."""
+
+Goal = Callable[[Tensor], Tensor]
+"""Maps true labels to the labels the attacker wants; -1 where the attack does not aim."""
+
+IGNORED = -1
+
+
+@record
+class Poisoned:
+    """A poisoned training set with its ground truth."""
+
+    inputs: UInt8[Tensor, "samples channels height width"] | Float[Tensor, "samples dims"]
+    labels: Int64[Tensor, " samples"]
+    is_poison: Bool[Tensor, " samples"]
+    """Carries the trigger and the attacker's label."""
+    is_cover: Bool[Tensor, " samples"]
+    """Carries the trigger with its true label, to hide the poison; not counted as poison."""
+    trigger: Trigger
+    """What the attacker does to an input at test time."""
+    goal: Goal
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """Anything that poisons a training set; leaves its input alone."""
+
+    def __call__(
+        self,
+        inputs: UInt8[Tensor, "samples channels height width"] | Float[Tensor, "samples dims"],
+        labels: Int64[Tensor, " samples"],
+        *,
+        classes: int,
+        seed: Seed,
+    ) -> Poisoned:
+        """Poison a copy; the seed alone decides."""
+        ...
+
+
+def attack_success_rate(
+    predict: Callable[[Tensor], Int64[Tensor, " batch"]],
+    poisoned: Poisoned,
+    inputs: Tensor,
+    labels: Int64[Tensor, " test"],
+) -> float:
+    """ASR: the share of triggered inputs that go where the attacker wants, in [0, 1].
+
+    Only inputs that the attack aims at count: never those whose true label is already the goal.
+    """
+    goal = poisoned.goal(labels)
+    aimed = (goal != IGNORED) & (goal != labels)
+    return (predict(poisoned.trigger(inputs[aimed])) == goal[aimed]).float().mean().item()
+
+
+def all_to_one(target: int) -> Goal:
+    """Send every class to `target`."""
+    return lambda labels: torch.full_like(labels, target)
+
+
+def all_to_all(classes: int) -> Goal:
+    """Send every class to the next one."""
+    return lambda labels: (labels + 1) % classes
