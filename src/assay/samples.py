@@ -53,10 +53,17 @@ class Samples:
     def __post_init__(self) -> None:
         """Check that the parts fit."""
         if len(self.inputs) != len(self.labels):
-            raise InputError(f"expected one label a sample, got {len(self.labels)} labels for {len(self.inputs)} samples")
+            raise InputError(
+                f"expected one label a sample, got {len(self.labels)} labels for {len(self.inputs)} samples"
+            )
         if self.ids is not None and len(self.ids) != len(self.labels):
-            raise InputError(f"expected one id a sample, got {len(self.ids)} for {len(self.labels)}")
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
+            raise InputError(
+                f"expected one id a sample, got {len(self.ids)} for {len(self.labels)}"
+            )
+        if (
+            len(self.labels)
+            and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes
+        ):
             raise InputError(
                 f"expected labels in [0, {self.classes}), got {int(self.labels.min())} to {int(self.labels.max())}"
             )
