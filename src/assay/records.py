@@ -16,7 +16,7 @@ def record(cls: type[_T]) -> type[_T]:
     report heading.
     """
     made = dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)(cls)
-    made.__repr__ = _show  # type: ignore[assignment]
+    made.__repr__ = _show  # type: ignore[method-assign]
     return made
 
 

@@ -121,6 +121,6 @@ class Forgetful:
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep nothing."""
 
-    def load(self, name: str) -> dict[str, Tensor] | None:
+    def load(self, name: str) -> dict[str, Tensor] | None:  # noqa: ARG002
         """Return None."""
         return None

@@ -54,23 +54,25 @@ class Samples:
         """Check that the parts fit."""
         if len(self.inputs) != len(self.labels):
             raise InputError(
-                f"expected one label a sample, got {len(self.labels)} labels for {len(self.inputs)} samples"
+                f"expected one label a sample, got {len(self.labels)} labels for "
+                f"{len(self.inputs)} samples"
             )
         if self.ids is not None and len(self.ids) != len(self.labels):
             raise InputError(
                 f"expected one id a sample, got {len(self.ids)} for {len(self.labels)}"
             )
-        if (
-            len(self.labels)
-            and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes
-        ):
-            raise InputError(
-                f"expected labels in [0, {self.classes}), got {int(self.labels.min())} to {int(self.labels.max())}"
-            )
+        low, high = self.label_range
+        if not 0 <= low <= high < self.classes:
+            raise InputError(f"expected labels in [0, {self.classes}), got {low} to {high}")
 
     def __len__(self) -> int:
         """Count the samples."""
         return len(self.labels)
+
+    @property
+    def label_range(self) -> tuple[int, int]:
+        """The smallest and the largest label; (0, 0) where there are no samples."""
+        return (int(self.labels.min()), int(self.labels.max())) if len(self.labels) else (0, 0)
 
     @property
     def classes(self) -> int:

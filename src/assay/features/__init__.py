@@ -1,1 +1,5 @@
-""""""
+"""Logits and penultimate features of any model, batched."""
+
+from .extract import Outputs as Outputs
+from .extract import extract as extract
+from .extract import logits as logits

@@ -1,1 +1,16 @@
-""""""
+"""The one training loop: data on the device, mixed precision, one-cycle schedule."""
+
+from .augment import Augment as Augment
+from .feed import Batch as Batch
+from .feed import Feed as Feed
+from .feed import Preprocess as Preprocess
+from .feed import feed as feed
+from .loop import Precision as Precision
+from .loop import Recipe as Recipe
+from .loop import Step as Step
+from .loop import fit as fit
+from .loop import fit_in_parts as fit_in_parts
+from .loop import logits_of as logits_of
+from .loop import one_cycle as one_cycle
+from .loop import sgd as sgd
+from .loop import train as train

@@ -1,0 +1,50 @@
+"""One pass of a model over a data set."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from assay.errors import InputError
+from assay.fitting import Feed, Precision, logits_of
+from assay.fitting.loop import autocast
+from assay.records import record
+
+
+@record
+class Outputs:
+    """What a model says of every sample, and what it saw just before; float32 on the CPU."""
+
+    logits: Float[Tensor, "samples classes"]
+    features: Float[Tensor, "samples dims"]
+    """The input of the model's last linear layer."""
+
+
+def logits(
+    model: nn.Module, data: Feed, *, precision: Precision = Precision.AUTO
+) -> Float[Tensor, "samples classes"]:
+    """Compute the logits of every sample in evaluation mode, on the data's device."""
+    model.eval()
+    with torch.inference_mode(), autocast(data.device, precision):
+        return torch.cat([logits_of(model(b.inputs)).float() for b in data.ordered()])
+
+
+def extract(model: nn.Module, data: Feed, *, precision: Precision = Precision.AUTO) -> Outputs:
+    """Compute logits and penultimate features of every sample in evaluation mode.
+
+    Raises:
+        InputError: the model has no linear layer.
+    """
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if not heads:
+        raise InputError("expected a model that ends in a linear layer, got none in it")
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].float().flatten(1).cpu())
+
+    handle = heads[-1].register_forward_pre_hook(keep)
+    try:
+        said = logits(model, data, precision=precision).cpu()
+    finally:
+        handle.remove()
+    return Outputs(logits=said, features=torch.cat(seen))

@@ -1,0 +1,224 @@
+"""Batches from a data set: resident on the device where it fits, streamed where it does not."""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from assay.errors import InputError
+from assay.randomness import Seed, child, generator
+from assay.records import record
+from assay.samples import Rows
+
+from .augment import Augment
+
+_BLOCK = 64  # neighbouring rows that a streamed pool reads at once
+
+
+@record
+class Preprocess:
+    """What a model wants to be done to its inputs: scale to [0, 1], resize, standardise."""
+
+    mean: tuple[float, ...]
+    """One a channel (of [0, 1] images) or one a column."""
+    std: tuple[float, ...]
+    size: int | None = None
+    """Height and width that the model wants, or None for those of the data."""
+
+    def __call__(
+        self, rows: UInt8[Tensor, "batch height width channels"] | Float[Tensor, "batch dims"]
+    ) -> Float[Tensor, "batch channels high wide"] | Float[Tensor, "batch dims"]:
+        """Standardise a batch; images come out channels-last in memory."""
+        mean = torch.tensor(self.mean, device=rows.device)
+        std = torch.tensor(self.std, device=rows.device)
+        if rows.ndim == 2:
+            return (rows - mean) / std
+        images = ((rows - 255 * mean) / (255 * std)).permute(0, 3, 1, 2)
+        if self.size is None or self.size == images.shape[-1] == images.shape[-2]:
+            return images
+        return nn.functional.interpolate(
+            images, size=(self.size, self.size), mode="bilinear", antialias=True
+        )
+
+    @staticmethod
+    def of(rows: Rows, *, most: int = 5_000) -> "Preprocess":
+        """Measure mean and standard deviation on at most `most` rows spread over the data."""
+        some = rows[torch.linspace(0, len(rows) - 1, min(most, len(rows))).long()]
+        if some.ndim == 4:
+            some = some.float().div(255).permute(0, 2, 3, 1).reshape(-1, some.shape[1])
+        std, mean = torch.std_mean(some.float(), dim=0, correction=0)
+        spread = torch.where(std > 1e-6, std, 1.0)
+        return Preprocess(mean=tuple(mean.tolist()), std=tuple(spread.tolist()))
+
+
+@record
+class Batch:
+    """Some samples, ready for the model."""
+
+    inputs: Tensor
+    targets: Int64[Tensor, " batch"]
+    rows: Int64[Tensor, " batch"]
+    """Which samples of the data set these are, on the CPU."""
+
+
+@record
+class _Pool:
+    """As many samples as the device holds at once; images channels-last."""
+
+    inputs: Tensor
+    rows: Int64[Tensor, " pool"]
+
+
+@record
+class Feed:
+    """A data set as an endless source of batches; made by `feed`."""
+
+    inputs: Rows
+    labels: Int64[Tensor, " samples"]
+    preprocess: Preprocess
+    device: torch.device
+    pool_size: int
+    """How many samples are on the device at once."""
+    resident: Tensor | None
+    """All inputs on the device, images channels-last, if they fit."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.labels)
+
+    def steps(self, batch_size: int) -> int:
+        """Count the batches of a shuffled epoch, where batches of one sample are left out."""
+        whole, rest = divmod(len(self), self.pool_size)
+        return whole * _batches(self.pool_size, batch_size) + _batches(rest, batch_size)
+
+    def relabelled(self, labels: Int64[Tensor, " samples"]) -> "Feed":
+        """Serve the same inputs, without a copy, under other labels."""
+        return Feed(
+            inputs=self.inputs,
+            labels=labels,
+            preprocess=self.preprocess,
+            device=self.device,
+            pool_size=self.pool_size,
+            resident=self.resident,
+        )
+
+    def shuffled(
+        self,
+        batch_size: int,
+        *,
+        seed: Seed,
+        augment: Augment | None = None,
+    ) -> Iterator[Batch]:
+        """Yield one epoch in random order, augmented.
+
+        Streamed data are shuffled in two steps, blocks of neighbouring rows into pools and rows
+        within a pool.
+        """
+        device_random = generator(child(seed, "augment"), self.device)
+        random = generator(child(seed, "order"), torch.device("cpu"))
+        for pool in self._pools(random):
+            order = torch.randperm(len(pool.rows), generator=random)
+            for chosen in order.split(batch_size):
+                if len(chosen) > 1:
+                    yield self._batch(pool, chosen, augment, device_random)
+
+    def endless(
+        self, batch_size: int, *, seed: Seed, augment: Augment | None = None
+    ) -> Iterator[Batch]:
+        """Yield batches of exactly `batch_size` (at most all samples), epoch after epoch."""
+        size = min(batch_size, self.pool_size, len(self))
+        for epoch in itertools.count():
+            for batch in self.shuffled(size, seed=child(seed, "epoch", epoch), augment=augment):
+                if len(batch.rows) == size:
+                    yield batch
+
+    def ordered(self, batch_size: int = 512) -> Iterator[Batch]:
+        """Yield every sample once, in order, as it is."""
+        for pool in self._pools(None):
+            for chosen in torch.arange(len(pool.rows)).split(batch_size):
+                yield self._batch(pool, chosen, None, None)
+
+    def _batch(
+        self,
+        pool: _Pool,
+        chosen: Int64[Tensor, " batch"],
+        augment: Augment | None,
+        random: torch.Generator | None,
+    ) -> Batch:
+        there = chosen.to(self.device)
+        if augment is not None and random is not None and pool.inputs.ndim == 4:
+            picked = augment(pool.inputs, there, generator=random)
+        else:
+            picked = pool.inputs[there]
+        rows = pool.rows[chosen]
+        return Batch(
+            inputs=self.preprocess(picked), targets=self.labels[rows].to(self.device), rows=rows
+        )
+
+    def _pools(self, random: torch.Generator | None) -> Iterator[_Pool]:
+        if self.resident is not None:
+            yield _Pool(inputs=self.resident, rows=torch.arange(len(self)))
+            return
+        rows = torch.arange(len(self))
+        if random is not None:
+            blocks = list(rows.split(_BLOCK))
+            order = torch.randperm(len(blocks), generator=random).tolist()
+            rows = torch.cat([blocks[i] for i in order])
+        for part in rows.split(self.pool_size):
+            yield _Pool(inputs=_channels_last(self.inputs[part]).to(self.device), rows=part)
+
+
+def feed(
+    inputs: Rows,
+    labels: Int64[Tensor, " samples"],
+    *,
+    preprocess: Preprocess,
+    device: torch.device,
+    memory_mb: float = 4096,
+) -> Feed:
+    """Make a feed that holds at most `memory_mb` of inputs on the device at once.
+
+    Raises:
+        InputError: there are no samples, or not even one block fits into the memory.
+    """
+    if len(inputs) == 0 or len(inputs) != len(labels):
+        raise InputError(f"expected samples with labels, got {len(inputs)} and {len(labels)}")
+    row_bytes = torch.Size(inputs.shape[1:]).numel() * inputs.dtype.itemsize
+    fits = int(memory_mb * 2**20) // row_bytes
+    if fits >= len(inputs):
+        everything = inputs if isinstance(inputs, Tensor) else inputs[:]
+        resident = _channels_last(everything).to(device)
+        return Feed(
+            inputs=inputs,
+            labels=labels,
+            preprocess=preprocess,
+            device=device,
+            pool_size=len(inputs),
+            resident=resident,
+        )
+    # reading a pool needs it twice for a moment: as it was read, and channels-last
+    pool_size = fits // 2 // _BLOCK * _BLOCK
+    if pool_size == 0:
+        raise InputError(
+            f"expected memory for at least {2 * _BLOCK} samples of {row_bytes} bytes, "
+            f"got {memory_mb} MB; raise the memory"
+        )
+    return Feed(
+        inputs=inputs,
+        labels=labels,
+        preprocess=preprocess,
+        device=device,
+        pool_size=pool_size,
+        resident=None,
+    )
+
+
+def _channels_last(inputs: Tensor) -> Tensor:
+    return inputs.permute(0, 2, 3, 1).contiguous() if inputs.ndim == 4 else inputs
+
+
+def _batches(samples: int, batch_size: int) -> int:
+    whole, rest = divmod(samples, batch_size)
+    return whole + (rest > 1)

@@ -1,0 +1,269 @@
+"""The one training loop."""
+
+import enum
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from assay.randomness import Seed, child, isolated
+from assay.records import record
+from assay.results import Forgetful, Progress, Store, silent
+
+from .augment import Augment
+from .feed import Batch, Feed
+
+_SAVE_EVERY_S = 20.0
+
+
+class Precision(enum.Enum):
+    """The number format of the forward and backward pass; weights stay float32."""
+
+    AUTO = "auto"
+    """bfloat16 where the device computes in it, float32 elsewhere."""
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+@record
+class Recipe:
+    """How an ordinary model is trained.
+
+    The defaults train the default network on 12,000 images of CIFAR-10, Fashion-MNIST or GTSRB to
+    within a point of what 40 epochs reach.
+    """
+
+    epochs: int = 12
+    batch_size: int = 128
+    peak_rate: float = 0.2
+    """Highest learning rate of the one-cycle schedule, for SGD with Nesterov momentum."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    augment: Augment | None = None
+    """None by default: shifts and mirrorings hide position-bound triggers (FTrojan at 5 % of
+    12,000 images: ASR 1.00 without shifts, 0.05 with), and what is not learnt is not found."""
+    precision: Precision = Precision.AUTO
+
+
+@record
+class Step:
+    """What a training step left behind."""
+
+    index: int
+    loss: Float[Tensor, ""]
+    """On the device; reading it waits for the device."""
+
+
+Loss = Callable[[Tensor, Batch], Float[Tensor, ""]]
+
+
+def cross_entropy(logits: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
+    """Mean cross-entropy of a batch, in nats."""
+    return nn.functional.cross_entropy(logits, batch.targets)
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    *,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    loss: Loss = cross_entropy,
+    precision: Precision = Precision.AUTO,
+    on_step: Callable[[Step], None] = lambda _: None,
+) -> None:
+    """Train `model` in place, one optimizer step a batch.
+
+    Order, augmentation and length are in `batches`; progress and probes hang on `on_step`.
+    """
+    model.train()
+    for index, batch in enumerate(batches):
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(batch.inputs.device, precision):
+            logits = logits_of(model(batch.inputs))
+        value = loss(logits.float(), batch)
+        value.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        on_step(Step(index=index, loss=value.detach()))
+
+
+def train(
+    model: nn.Module,
+    data: Feed,
+    recipe: Recipe,
+    *,
+    seed: Seed,
+    name: str = "train",
+    progress: Progress = silent,
+    store: Store = Forgetful(),  # noqa: B008  it has no state
+) -> None:
+    """Train `model` in place by `recipe`; goes on from the last epoch that `store` kept.
+
+    The result depends on the seed alone, not on whether it was interrupted.
+    """
+    model.to(data.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    steps = data.steps(recipe.batch_size)
+    optimizer = sgd(model, recipe)
+
+    def epoch(index: int) -> Iterator[Batch]:
+        part = child(seed, "epoch", index)
+        return data.shuffled(recipe.batch_size, seed=part, augment=recipe.augment)
+
+    fit_in_parts(
+        model,
+        epoch,
+        optimizer,
+        scheduler=one_cycle(optimizer, steps=steps * recipe.epochs),
+        parts=recipe.epochs,
+        steps=steps,
+        seed=seed,
+        name=name,
+        precision=recipe.precision,
+        progress=progress,
+        store=store,
+    )
+
+
+def fit_in_parts(
+    model: nn.Module,
+    batches: Callable[[int], Iterator[Batch]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    parts: int,
+    steps: int,
+    seed: Seed,
+    name: str,
+    loss: Loss = cross_entropy,
+    precision: Precision = Precision.AUTO,
+    progress: Progress = silent,
+    store: Store = Forgetful(),  # noqa: B008  it has no state
+) -> None:
+    """Run `fit` on `parts` parts of `steps` batches each; goes on from the last part kept.
+
+    Args:
+        model: trained in place, on the device where it is.
+        batches: makes the batches of a part, from its index and what it closes over alone.
+        optimizer: of the model's parameters; SGD with momentum, whose state is kept.
+        scheduler: sets the rates, from the number of steps alone.
+        parts: how many parts there are.
+        steps: batches in a part, for the progress.
+        seed: for what the model draws while it trains (dropout).
+        name: of the work, in `store` and for `progress`.
+        loss: what is minimised.
+        precision: the number format of the passes.
+        progress: told after every step.
+        store: keeps the last finished part, at most every 20 seconds and at the end.
+    """
+    saved = time.monotonic()
+    device = next(model.parameters()).device
+    for part in range(_restore(store.load(name), model, optimizer, scheduler), parts):
+        with isolated(child(seed, "dropout", part), device):
+            reported = _reported(batches(part), name, part * steps, parts * steps, progress)
+            fit(model, reported, optimizer, scheduler=scheduler, loss=loss, precision=precision)
+        if part + 1 == parts or time.monotonic() - saved > _SAVE_EVERY_S:
+            store.save(name, _snapshot(model, optimizer, scheduler, part + 1))
+            saved = time.monotonic()
+
+
+def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Make SGD with Nesterov momentum; no weight decay on biases and normalisation."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return torch.optim.SGD(
+        [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=recipe.peak_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+    )
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, *, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Warm up over a fifth of `steps` to the optimizer's own rate, then anneal linearly to zero.
+
+    Source:
+        Smith, "Super-convergence", 2018, arXiv:1708.07120, in the triangular form of Jordan,
+        "94% on CIFAR-10 in 3.29 seconds", 2024, arXiv:2404.00498.
+    """
+    rise = max(1, steps // 5)
+
+    def share(step: int) -> float:
+        return min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Make the mixed-precision context of `precision` on `device`."""
+    lower = precision is Precision.BF16 or (precision is Precision.AUTO and _has_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=lower)
+
+
+def logits_of(output: object) -> Tensor:
+    """Take the logits out of what a model returns: a tensor, or a Hugging Face output."""
+    return output if isinstance(output, Tensor) else output.logits  # type: ignore[attr-defined]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001  nothing public tells
+    return torch.get_device_module(device).is_bf16_supported()
+
+
+def _reported(
+    batches: Iterator[Batch], name: str, before: int, total: int, progress: Progress
+) -> Iterator[Batch]:
+    for done, batch in enumerate(batches, start=1):
+        yield batch
+        progress(name, before + done, total)
+
+
+def _snapshot(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    parts: int,
+) -> dict[str, Tensor]:
+    momenta = optimizer.state_dict()["state"]
+    return {
+        **{f"model/{key}": value for key, value in model.state_dict().items()},
+        **{f"momentum/{key}": value["momentum_buffer"] for key, value in momenta.items()},
+        "steps": torch.tensor(scheduler.last_epoch),
+        "parts": torch.tensor(parts),
+    }
+
+
+def _restore(
+    kept: dict[str, Tensor] | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+) -> int:
+    if kept is None:
+        return 0
+    model.load_state_dict(_under(kept, "model/"))
+    momenta = {int(k): {"momentum_buffer": v} for k, v in _under(kept, "momentum/").items()}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": momenta})
+    steps = int(kept["steps"])
+    scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": steps})
+    for group, rate in zip(optimizer.param_groups, _rates(scheduler, steps), strict=True):
+        group["lr"] = rate
+    return int(kept["parts"])
+
+
+def _rates(scheduler: torch.optim.lr_scheduler.LRScheduler, step: int) -> list[float]:
+    shares = scheduler.lr_lambdas  # type: ignore[attr-defined]
+    return [base * share(step) for base, share in zip(scheduler.base_lrs, shares, strict=True)]
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,27 @@
+import pytest
+import torch
+from torch import nn
+
+from assay.errors import InputError
+from assay.features import extract, logits
+from assay.fitting import Precision, Preprocess, feed
+
+CPU = torch.device("cpu")
+PLAIN = Preprocess(mean=(0.0,) * 4, std=(1.0,) * 4)
+
+
+def test_features_are_what_the_last_linear_layer_sees() -> None:
+    rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    data = feed(rows, torch.zeros(50, dtype=torch.int64), preprocess=PLAIN, device=CPU)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3))
+    found = extract(model, data, precision=Precision.FP32)
+    with torch.no_grad():
+        assert torch.allclose(found.features, model[1](model[0](rows)), atol=1e-6)
+        assert torch.allclose(model[3](found.features), found.logits, atol=1e-5)
+    assert torch.equal(found.logits, logits(model, data, precision=Precision.FP32))
+
+
+def test_a_model_without_a_linear_layer_is_refused() -> None:
+    data = feed(torch.zeros(2, 4), torch.zeros(2).long(), preprocess=PLAIN, device=CPU)
+    with pytest.raises(InputError, match="ends in a linear layer"):
+        extract(nn.Identity(), data)

@@ -1,0 +1,120 @@
+import pytest
+import torch
+
+from assay.errors import InputError
+from assay.fitting import Feed, Preprocess, feed
+from assay.randomness import Seed
+
+CPU = torch.device("cpu")
+PLAIN = Preprocess(mean=(0.0,), std=(1.0,))
+
+
+def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images whose first pixel tells which they are."""
+    inputs = torch.zeros(count, 1, 32, 32, dtype=torch.uint8)
+    inputs[:, 0, 0, 0] = torch.arange(count) % 256
+    return inputs, torch.arange(count) % 7
+
+
+def both(count: int) -> list[Feed]:
+    """The same data resident and streamed, in pools of 128."""
+    inputs, labels = images(count)
+    return [
+        feed(inputs, labels, preprocess=PLAIN, device=CPU, memory_mb=mb) for mb in (100.0, 0.25)
+    ]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_epoch_serves_every_sample_once_with_its_label(index: int) -> None:
+    data = both(1000)[index]
+    assert (data.resident is None) == bool(index)
+    batches = list(data.shuffled(48, seed=Seed(0)))
+    rows = torch.cat([b.rows for b in batches])
+    assert len(batches) == data.steps(48)
+    assert torch.equal(rows.sort().values, torch.arange(1000))
+    assert not torch.equal(rows, torch.arange(1000))
+    for batch in batches:
+        assert torch.equal(batch.targets, batch.rows % 7)
+        assert torch.equal((batch.inputs[:, 0, 0, 0] * 255).round().long(), batch.rows % 256)
+
+
+def test_streamed_and_resident_data_are_served_alike_in_order() -> None:
+    resident, streamed = both(300)
+    for first, second in zip(resident.ordered(64), streamed.ordered(64), strict=False):
+        assert torch.equal(first.inputs[:44], second.inputs[:44])
+    for data in (resident, streamed):
+        assert torch.equal(torch.cat([b.rows for b in data.ordered(64)]), torch.arange(300))
+
+
+def test_a_streamed_pool_holds_neighbours_from_all_over() -> None:
+    streamed = both(6400)[1]
+    first = next(iter(streamed.shuffled(128, seed=Seed(3)))).rows
+    assert len({int(r) // 64 for r in first}) == 2, "two blocks of 64 fill a pool of 128"
+
+
+def test_the_seed_alone_decides_the_order() -> None:
+    before = torch.get_rng_state()
+    data = both(500)[0]
+    first, again, other = (
+        torch.cat([b.rows for b in data.shuffled(50, seed=Seed(s))]) for s in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_batch_of_one_is_left_out_because_it_has_no_variance() -> None:
+    data = both(65)[0]
+    assert [len(b.rows) for b in data.shuffled(64, seed=Seed(0))] == [64]
+    assert data.steps(64) == 1
+
+
+def test_endless_batches_are_all_whole() -> None:
+    data = both(100)[0]
+    sizes = [len(b.rows) for b, _ in zip(data.endless(64, seed=Seed(0)), range(5), strict=False)]
+    assert sizes == [64] * 5
+
+
+def test_relabelled_data_share_the_memory() -> None:
+    data = both(100)[0]
+    other = data.relabelled(torch.zeros(100, dtype=torch.int64))
+    assert other.resident is data.resident
+    assert int(next(iter(other.ordered(100))).targets.sum()) == 0
+
+
+def test_preprocessing_standardises_each_channel() -> None:
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 256, (200, 3, 8, 8), generator=random, dtype=torch.uint8)
+    inputs[:, 1] //= 4
+    ready = Preprocess.of(inputs)
+    batch = next(
+        iter(
+            feed(
+                inputs, torch.zeros(200, dtype=torch.int64), preprocess=ready, device=CPU
+            ).ordered(200)
+        )
+    )
+    assert batch.inputs.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (batch.inputs.std((0, 2, 3)) - 1).abs().max() < 1e-3
+    assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_are_resized_to_what_the_model_wants() -> None:
+    inputs, labels = images(4)
+    ready = Preprocess(mean=(0.0,), std=(1.0,), size=16)
+    batch = next(iter(feed(inputs, labels, preprocess=ready, device=CPU).ordered()))
+    assert batch.inputs.shape == (4, 1, 16, 16)
+
+
+def test_a_constant_column_is_not_divided_by_zero() -> None:
+    rows = torch.ones(10, 3)
+    ready = Preprocess.of(rows)
+    assert torch.equal(ready(rows), torch.zeros(10, 3))
+
+
+def test_too_little_memory_and_no_samples_are_refused() -> None:
+    inputs, labels = images(1000)
+    with pytest.raises(InputError, match="expected memory for at least 128 samples"):
+        feed(inputs, labels, preprocess=PLAIN, device=CPU, memory_mb=0.05)
+    with pytest.raises(InputError, match="expected samples with labels"):
+        feed(inputs[:0], labels[:0], preprocess=PLAIN, device=CPU)
