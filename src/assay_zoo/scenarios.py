@@ -1,0 +1,92 @@
+"""Attacks with the settings that make them work on small data, by name."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from assay.records import record
+
+from .attacks import (
+    AdaptiveBlend,
+    AdaptiveKWay,
+    AdaptivePatch,
+    BadNets,
+    Blended,
+    CleanLabel,
+    FeatureWatermark,
+    FTrojan,
+    InputAware,
+    Issba,
+    Refool,
+    Sig,
+    TaCT,
+    Trojan,
+    WaNet,
+)
+from .attacks.feature_watermark import Strategy
+from .poison import Attack
+
+
+@record
+class Scenario:
+    """An attack as the benchmarks run it."""
+
+    attack: Attack
+    published: str
+    """Rates it was published with: share of the training set that is poison, and cover if any."""
+    tuned: bool = False
+    """Whether the audit's default settings were chosen with this attack in view."""
+    exceptions: Mapping[str, Attack] = dataclasses.field(default_factory=dict)
+    """Other settings on some data sets, by name."""
+    tabular: bool = False
+    """Whether it poisons tables; all others poison images."""
+
+    def on(self, data: str) -> Attack:
+        """Return the attack with its settings for a data set."""
+        return self.exceptions.get(data, self.attack)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "badnets": Scenario(attack=BadNets(poison_rate=0.01), published="0.3 %", tuned=True),
+    "blend": Scenario(attack=Blended(poison_rate=0.015), published="0.3 %", tuned=True),
+    "sig": Scenario(attack=Sig(poison_rate=0.02), published="2 %", tuned=True),
+    "tact": Scenario(
+        attack=TaCT(poison_rate=0.01, cover_rate=0.01), published="0.3 % / 0.3 %", tuned=True
+    ),
+    "wanet": Scenario(
+        attack=WaNet(poison_rate=0.1, cover_rate=0.1, strength=0.75),
+        published="5 % / 10 %",
+        tuned=True,
+    ),
+    "badnets-all-to-all": Scenario(
+        attack=BadNets(all_to_all=True, poison_rate=0.3), published="10 %", tuned=True
+    ),
+    "trojan": Scenario(attack=Trojan(poison_rate=0.01), published="0.3 %"),
+    "clean-label": Scenario(attack=CleanLabel(poison_rate=0.02), published="0.3 %"),
+    "input-aware": Scenario(attack=InputAware(poison_rate=0.05), published="0.3 %"),
+    "issba": Scenario(attack=Issba(poison_rate=0.05), published="2 %"),
+    "adaptive-patch": Scenario(
+        attack=AdaptivePatch(poison_rate=0.02, cover_rate=0.02),
+        published="0.3 % / 0.6 %",
+        tuned=True,
+    ),
+    "adaptive-blend": Scenario(
+        attack=AdaptiveBlend(poison_rate=0.05, cover_rate=0.05),
+        published="0.3 % / 0.3 %",
+        tuned=True,
+    ),
+    "adaptive-k-way": Scenario(
+        attack=AdaptiveKWay(poison_rate=0.03, cover_rate=0.03), published="0.3 % / 0.3 %"
+    ),
+    "ftrojan": Scenario(attack=FTrojan(poison_rate=0.05), published="5 %", tuned=True),
+    "refool": Scenario(attack=Refool(poison_rate=0.05), published="2 %"),
+    "watermark-large-absolute": Scenario(
+        attack=FeatureWatermark(poison_rate=0.05, size=8), published="1 %", tabular=True
+    ),
+    "watermark-combined": Scenario(
+        attack=FeatureWatermark(poison_rate=0.05, size=8, strategy=Strategy.COMBINED),
+        published="1 %",
+        tabular=True,
+    ),
+}
+"""Rates are those at which the attack works on 12,000 images with the default network: with fewer
+images, a higher share is needed than was published. The tuned ones come first."""
