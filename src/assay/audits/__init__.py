@@ -1,1 +1,1 @@
-""""""
+"""The four audits; they know nothing of each other."""

@@ -1,1 +1,23 @@
-""""""
+"""Tests, corrections, intervals, robust outliers, conformal p-values: pure functions of numbers."""
+
+from .conformal import class_conditional_p_values as class_conditional_p_values
+from .conformal import conformal_p_values as conformal_p_values
+from .exceedances import Exceedances as Exceedances
+from .exceedances import exceedance_scan as exceedance_scan
+from .exceedances import exceedance_test as exceedance_test
+from .intervals import clopper_pearson as clopper_pearson
+from .intervals import wilson as wilson
+from .multiple import benjamini_hochberg as benjamini_hochberg
+from .multiple import holm as holm
+from .ranking import auroc as auroc
+from .ranking import average_precision as average_precision
+from .ranking import tpr_at_fpr as tpr_at_fpr
+from .robust import median as median
+from .robust import median_absolute_deviation as median_absolute_deviation
+from .robust import robust_z_scores as robust_z_scores
+from .tails import Tail as Tail
+from .tails import TailScan as TailScan
+from .tails import fit_tail as fit_tail
+from .tails import tail_scan as tail_scan
+from .two_groups import TwoGroups as TwoGroups
+from .two_groups import fit_two_groups as fit_two_groups
