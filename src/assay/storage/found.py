@@ -1,0 +1,271 @@
+"""What every form of data set has in common: bounds, labels, and the choice of rows to keep."""
+
+import math
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from assay.errors import InputError, RefusedError
+from assay.records import record
+from assay.samples import Rows, Samples
+
+from .files import refusing
+from .rows import BLOCK, MAX_ROW, FileRows, settle
+
+MAX_CLASSES = 100_000
+MAX_CHANNELS = 16
+
+
+@record
+class Reading:
+    """How a data set is to be read."""
+
+    split: str | None = None
+    """`train`, `test`, or None where the user named none."""
+    size: int | None = None
+    """Side that encoded images are cut and scaled to, or None to take them as they are."""
+    memory_mb: int = 2048
+    """What may be held in memory; larger inputs are read from disk when they are asked for."""
+    max_mb: int = 65_536
+    """What the inputs may take, unpacked."""
+
+    def bound(self, count: int, row: Sequence[int], itemsize: int, where: object) -> None:
+        """Check the size that a file declares, before anything is allocated.
+
+        Raises:
+            RefusedError: no samples, an empty or oversized sample, or too much in all.
+        """
+        size = math.prod(row) * itemsize
+        if count < 1 or not 0 < size <= MAX_ROW:
+            raise RefusedError(
+                f"expected samples of 1 to {MAX_ROW} bytes in {where}, "
+                f"got {count} of {size} bytes (shape {tuple(row)})"
+            )
+        if count * size > self.max_mb * 2**20 or count * 8 > self.memory_mb * 2**20:
+            raise RefusedError(
+                f"expected at most {self.max_mb} MB in {where}, and {self.memory_mb} MB of labels, "
+                f"got {count} samples of {size} bytes; raise the bound if that is what you want"
+            )
+
+
+@record
+class Found:
+    """What a file holds, before its labels have been judged."""
+
+    inputs: FileRows
+    labels: Int64[Tensor, " samples"]
+    names: tuple[str, ...] | None
+    """Names of the classes, where the source tells them."""
+    numbered: bool = True
+    """Whether the source itself numbers its classes; if not, numbers follow the names' order."""
+    ids: tuple[str, ...] | None = None
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Anything that bytes can be read from: a plain file, or a compressed one."""
+
+    def read(self, count: int, /) -> bytes:
+        """Read at most `count` bytes."""
+        ...
+
+
+@runtime_checkable
+class Form(Protocol):
+    """A form of data set: a module with these three functions."""
+
+    def recognises(self, path: pathlib.Path, /) -> bool:
+        """Tell whether the file or folder is of this form, by its name and what lies in it."""
+        ...
+
+    def read(self, path: pathlib.Path, how: Reading, /) -> Found:
+        """Read inputs and labels."""
+        ...
+
+    def write(
+        self,
+        path: pathlib.Path,
+        split: str | None,
+        keep: Int64[Tensor, " kept"],
+        out: pathlib.Path,
+        /,
+    ) -> None:
+        """Write the chosen samples, in ascending order, to a new file or folder of this form."""
+        ...
+
+
+def samples_of(
+    found: Found, class_names: Sequence[str] | None, how: Reading, where: object
+) -> Samples:
+    """Judge the labels, check that numbers are finite, and read into memory what fits.
+
+    Raises:
+        InputError: fewer than two classes, or classes that are not among `class_names`.
+        RefusedError: labels out of range, classes without samples, NaN or infinity.
+    """
+    labels, names = _classes(found, class_names, where)
+    inputs = settle(found.inputs, how.memory_mb)
+    check_finite(inputs, where)
+    return Samples(inputs=inputs, labels=labels, class_names=names, ids=found.ids)
+
+
+def _classes(
+    found: Found, class_names: Sequence[str] | None, where: object
+) -> tuple[Int64[Tensor, " samples"], tuple[str, ...]]:
+    if len(found.labels) != len(found.inputs):
+        raise RefusedError(
+            f"expected one label a sample in {where}, "
+            f"got {len(found.labels)} labels for {len(found.inputs)} samples"
+        )
+    labels, names = found.labels, found.names
+    if names is not None:
+        check_names(names, where)
+        _check_range(labels, len(names), where)
+        if class_names is not None:
+            labels, names = _matched(found, names, tuple(class_names), where)
+    elif class_names is not None:
+        _check_range(labels, len(class_names), where)
+        names = tuple(class_names)
+    else:
+        names = _numbers(labels, where)
+    if len(labels.unique()) < 2:
+        raise InputError(f"expected at least two classes with samples in {where}, got one")
+    return labels, names
+
+
+def _check_range(labels: Int64[Tensor, " samples"], classes: int, where: object) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise RefusedError(f"expected labels in [0, {classes}) in {where}, got {low} to {high}")
+
+
+def _numbers(labels: Int64[Tensor, " samples"], where: object) -> tuple[str, ...]:
+    """Name classes after their numbers; every number up to the largest must occur."""
+    _check_range(labels, MAX_CLASSES, where)
+    counts = labels.bincount()
+    empty = (counts == 0).nonzero().flatten().tolist()
+    if empty:
+        raise RefusedError(
+            f"expected samples of every class up to {len(counts) - 1} in {where}, got none of "
+            f"{_some([str(c) for c in empty])}; name the classes if that is meant"
+        )
+    return tuple(str(i) for i in range(len(counts)))
+
+
+def _matched(
+    found: Found, names: tuple[str, ...], wanted: tuple[str, ...], where: object
+) -> tuple[Int64[Tensor, " samples"], tuple[str, ...]]:
+    """Renumber labels so that they follow `wanted`, by name; by number where that has no names."""
+    if found.numbered and wanted == tuple(str(i) for i in range(len(wanted))):
+        _check_range(found.labels, len(wanted), where)
+        return found.labels, wanted
+    places = {name: place for place, name in enumerate(wanted)}
+    foreign = sorted({names[i] for i in found.labels.unique().tolist()} - places.keys())
+    if foreign:
+        raise InputError(
+            f"expected classes among {_some(wanted)} in {where}, got {_some(foreign)}; "
+            "give both data sets the same class names"
+        )
+    return torch.tensor([places.get(name, -1) for name in names])[found.labels], wanted
+
+
+def check_names(names: Sequence[str], where: object) -> None:
+    """Check that class names can be shown and told apart.
+
+    Raises:
+        RefusedError: they cannot.
+    """
+    if not 0 < len(names) <= MAX_CLASSES or len(set(names)) != len(names):
+        raise RefusedError(f"expected 1 to {MAX_CLASSES} different class names in {where}")
+    odd = [name for name in names if not (0 < len(name) <= 255 and name.isprintable())]
+    if odd:
+        raise RefusedError(f"expected printable class names in {where}, got {odd[0]!r}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def check_finite(rows: Rows, where: object) -> None:
+    """Check, block by block, that float rows hold neither NaN nor infinity.
+
+    Raises:
+        RefusedError: they do; names the first such sample.
+    """
+    if rows.dtype == torch.uint8:
+        return
+    block = max(1, BLOCK // (4 * math.prod(rows.shape[1:])))
+    for start in range(0, len(rows), block):
+        good = rows[start : start + block].isfinite().flatten(1).all(dim=1)
+        if not good.all():
+            worst = start + int((~good).nonzero()[0])
+            raise RefusedError(
+                f"expected numbers in {where}, got a missing value, NaN or infinity "
+                f"in sample {worst}"
+            )
+
+
+def image_row(shape: Sequence[int], where: object) -> tuple[int, int, int]:
+    """Height, width and channels of stored images, NHWC or NHW.
+
+    Raises:
+        RefusedError: the shape is neither.
+    """
+    if len(shape) == 3:
+        return shape[1], shape[2], 1
+    if len(shape) == 4 and shape[3] <= MAX_CHANNELS:
+        return shape[1], shape[2], shape[3]
+    raise RefusedError(
+        f"expected images (samples, height, width[, channels <= {MAX_CHANNELS}]) in {where}, "
+        f"got shape {tuple(shape)}; channels come last"
+    )
+
+
+def chosen(keep: Int64[Tensor, " kept"], count: int) -> NDArray[np.int64]:
+    """Check the rows to keep of `count` rows.
+
+    Raises:
+        InputError: none, repeated, or outside [0, count).
+    """
+    rows = keep.cpu().sort().values
+    if len(rows) == 0 or int(rows[0]) < 0 or int(rows[-1]) >= count or (rows.diff() == 0).any():
+        raise InputError(f"expected different rows in [0, {count}) to keep, got {len(rows)} rows")
+    return rows.numpy()
+
+
+def kept_records(
+    stream: Stream, size: int, count: int, keep: NDArray[np.int64], where: object
+) -> Iterator[bytes]:
+    """Read `count` records of `size` bytes and yield those to keep, a block at a time."""
+    block = max(1, BLOCK // size)
+    for start in range(0, count, block):
+        content = exactly(stream, min(block, count - start) * size, where)
+        low, high = np.searchsorted(keep, [start, min(start + block, count)])
+        if high > low:
+            table = np.frombuffer(content, np.uint8).reshape(-1, size)
+            yield table[keep[low:high] - start].tobytes()
+
+
+def blocks(stream: Stream, count: int, where: object) -> Iterator[bytes]:
+    """Read exactly `count` bytes, a block at a time."""
+    for start in range(0, count, BLOCK):
+        yield exactly(stream, min(BLOCK, count - start), where)
+
+
+def exactly(stream: Stream, count: int, where: object) -> bytes:
+    """Read exactly `count` bytes of a plain or compressed stream.
+
+    Raises:
+        RefusedError: the stream is broken or ends before.
+    """
+    with refusing(where):
+        content = stream.read(count)
+    if len(content) != count:
+        raise RefusedError(f"{where} is truncated: expected {count} bytes more, got {len(content)}")
+    return content

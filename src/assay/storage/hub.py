@@ -1,0 +1,167 @@
+"""Data sets that `datasets` opens: `hf:NAME`, a folder or a name on the hub."""
+
+import hashlib
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import yaml  # type: ignore[import-untyped]
+from jaxtyping import Int64
+from torch import Tensor
+
+from assay.errors import RefusedError, UsageError
+
+from .files import read_bounded, refusing, walk
+from .found import Found, Reading, chosen
+from .images import MAX_ENCODED, SUFFIXES
+from .tables import LABEL, read_batches, refused
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_BUILDERS = frozenset({"arrow", "csv", "imagefolder", "json", "parquet"})
+_SUFFIXES = SUFFIXES | {".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tsv"}
+_BATCH = 256
+_MAX_SETTINGS = 2**20
+
+
+def read(name: str, how: Reading) -> Found:
+    """Read the train split, or another, as `assay.storage.tables.read` reads a table.
+
+    Raises:
+        UsageError: there is no such data set or split.
+        RefusedError: it needs code of its own, or files from elsewhere.
+    """
+    table = _load(name, how.split)
+    feature = table.features.get(LABEL)
+    names = getattr(feature, "names", None)
+    return read_batches(
+        lambda: _batches(table, name), None if names is None else tuple(names), how, name
+    )
+
+
+def write(name: str, split: str | None, keep: Int64[Tensor, " kept"], out: pathlib.Path) -> None:
+    """Write the kept rows as a folder with one parquet file that `datasets` can open."""
+    table = _load(name, split)
+    rows = chosen(keep, len(table))
+    out.mkdir()
+    file = out / f"{split or 'train'}.parquet"
+    with pa.parquet.ParquetWriter(file, table.data.schema) as writer:
+        start = 0
+        for batch in _batches(table, name):
+            low, high = np.searchsorted(rows, [start, start + batch.num_rows])
+            writer.write_batch(batch.take(pa.array(rows[low:high] - start)))
+            start += batch.num_rows
+
+
+def digest(name: str, split: str | None) -> str:
+    """SHA-256 over the rows of a split, in order."""
+    whole = hashlib.sha256()
+    for batch in _batches(_load(name, split), name):
+        whole.update(batch.serialize())
+    return whole.hexdigest()
+
+
+def _load(name: str, split: str | None) -> "Dataset":
+    import datasets
+
+    folder = pathlib.Path(name)
+    if folder.is_dir():
+        _check_settings(folder)
+    failures = (datasets.exceptions.DatasetsError, pa.ArrowException, RuntimeError)
+    with refusing(f"hf:{name}", *failures):
+        try:
+            _check(datasets.load_dataset_builder(name), name)
+            return datasets.load_dataset(name, split=split or "train")
+        except (FileNotFoundError, ConnectionError) as error:
+            if folder.is_dir():
+                raise
+            raise UsageError(f"expected a data set that can be opened, got hf:{name}") from error
+
+
+def _check_settings(folder: pathlib.Path) -> None:
+    """Check, before `datasets` follows them, that the settings of a folder name files in it."""
+    names = set(walk(folder, folder))
+    for name in names & {"README.md", ".huggingface.yaml"}:
+        text = read_bounded(folder / name, _MAX_SETTINGS)
+        with refusing(folder / name, yaml.YAMLError):
+            said = text.decode()
+            if name == "README.md":
+                said = said.split("---\n")[1] if said.startswith("---\n") else ""
+            settings = yaml.safe_load(said) or {}
+            outside = [p for p in _texts(settings.get("configs")) if _leads_out(p)]
+        if outside:
+            raise RefusedError(f"expected files of {folder} itself in {name}, got {outside[0]!r}")
+
+
+def _texts(settings: Any) -> Iterator[str]:
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, dict | list):
+        for part in settings.values() if isinstance(settings, dict) else settings:
+            yield from _texts(part)
+
+
+def _leads_out(pattern: str) -> bool:
+    """Whether a pattern is absolute, climbs, or is an address or a chain of them."""
+    path = pathlib.PurePosixPath(pattern)
+    return path.is_absolute() or ".." in path.parts or ":" in pattern
+
+
+def _check(builder: Any, name: str) -> None:
+    """Check that a data set has no code and takes no files from elsewhere."""
+    kind = type(builder).__module__.split(".")
+    if kind[:2] != ["datasets", "packaged_modules"] or kind[2] not in _BUILDERS:
+        raise RefusedError(
+            f"expected hf:{name} to hold {sorted(_BUILDERS)}, got {kind[-1]}; convert it to parquet"
+        )
+    folder = pathlib.Path(name)
+    for files in (builder.config.data_files or {}).values():
+        for file in files:
+            local = folder.is_dir() and _inside(pathlib.Path(file), folder)
+            if not (local or file.startswith(f"hf://datasets/{name}@")):
+                raise RefusedError(f"expected files of hf:{name} itself, got {file}")
+            if pathlib.PurePath(file).suffix.lower() not in _SUFFIXES:
+                raise RefusedError(f"expected files {sorted(_SUFFIXES)} in hf:{name}, got {file}")
+
+
+def _inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _batches(table: "Dataset", name: str) -> Iterator[pa.RecordBatch]:
+    parts = table.with_format("arrow").iter(_BATCH)
+    batches = (batch for part in parts for batch in part.combine_chunks().to_batches())
+    for batch in refused(batches, f"hf:{name}"):
+        yield _embedded(batch, name)
+
+
+def _embedded(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
+    """Put images that lie beside the table into it."""
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_struct(field.type) and {f.name for f in field.type} == {"bytes", "path"}:
+            images = [_image(image, name) for image in batch.column(place).to_pylist()]
+            batch = batch.set_column(place, field, pa.array(images, type=field.type))
+    return batch
+
+
+def _image(image: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    if image is None:
+        raise RefusedError(f"expected an image in every row of hf:{name}, got none")
+    if image["bytes"] is not None or image["path"] is None:
+        return image
+    path = pathlib.Path(image["path"])
+    if not _inside(path, _home(name)):
+        raise RefusedError(f"expected images of hf:{name} itself, got {path}")
+    return {"bytes": read_bounded(path, MAX_ENCODED), "path": path.name}
+
+
+def _home(name: str) -> pathlib.Path:
+    """Where the files of a data set may lie: its own folder, or the download cache."""
+    import huggingface_hub
+
+    folder = pathlib.Path(name)
+    return folder if folder.is_dir() else pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE)

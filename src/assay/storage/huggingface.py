@@ -1,0 +1,195 @@
+"""Folders that `transformers` wrote: read here, so that it opens no file and runs no code."""
+
+import json
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from assay.errors import InputError, RefusedError
+from assay.records import record
+
+from .files import listing, read_bounded, refusing
+from .weights import check_weights, read_weights
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+_MAX_JSON = 2**24
+_MAX_NUMBER = 10_000_000
+_MAX_REPEATS = 1_000
+_REPEATED = ("layers", "depths", "blocks", "repeats", "stages", "experts")
+_LOADING = ("auto_map", "implementation", "quantization", "backbone", "use_kernels", "gguf")
+_FOREIGN_TYPES = frozenset({"timm_wrapper", "timm_backbone"})
+_PROCESSOR = "preprocessor_config.json"
+_TASKS = ("ForImageClassification", "ForSequenceClassification", "ForCausalLM")
+
+
+@record
+class Processor:
+    """What a model's own processor does to images; None where it does not say."""
+
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    size: int | None
+
+
+def read_model(path: pathlib.Path, *, max_mb: int) -> "PreTrainedModel":
+    """Build the model that `config.json` names and fill it with the folder's safetensors.
+
+    Raises:
+        RefusedError: the configuration asks for code, downloads or too much; broken weights.
+        InputError: weights that do not fit the model.
+    """
+    config = _config(path)
+    skeleton = _skeleton(config, max_mb, path)
+    weights = _weights(path, max_mb)
+    check_weights(weights, path)
+    maker: Any = type(skeleton)
+    with refusing(path, *_failures()):
+        model, info = maker.from_pretrained(
+            None, config=config, state_dict=weights, output_loading_info=True, dtype=torch.float32
+        )
+    wrong = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
+    if wrong:
+        raise InputError(f"expected the weights of {path} to fit its model, got {wrong}")
+    return model
+
+
+def untrained(path: pathlib.Path, *, max_mb: int, **known: int) -> nn.Module:
+    """Build the model that `config.json` names with fresh weights.
+
+    Args:
+        path: folder with `config.json`; weights in it are not read.
+        max_mb: what the model may take.
+        known: sizes of the data: `classes`, `channels`, `size`; they replace those of the folder.
+    """
+    config = _config(path)
+    names = {"classes": "num_labels", "channels": "num_channels", "size": "image_size"}
+    for name, value in known.items():
+        if name in names and hasattr(config, names[name]):
+            setattr(config, names[name], value)
+    skeleton = _skeleton(config, max_mb, path)
+    with refusing(path, *_failures()):
+        return type(skeleton)(config)
+
+
+def class_names(model: "PreTrainedModel") -> tuple[str, ...] | None:
+    """Names of the classes, where the configuration has names of its own for them."""
+    names: dict[Any, str] = model.config.id2label or {}
+    ordered = tuple(str(names.get(i, "")) for i in range(len(names)))
+    generic = all(name == f"LABEL_{i}" for i, name in enumerate(ordered))
+    return ordered if not generic and all(n and n.isprintable() for n in ordered) else None
+
+
+def processor(path: pathlib.Path) -> Processor:
+    """Read mean, standard deviation and size from the processor's configuration."""
+    said = _json(path / _PROCESSOR) if (path / _PROCESSOR).exists() else {}
+    with refusing(path / _PROCESSOR):
+        keys = ("image_mean", "image_std") if said.get("do_normalize", True) else ()
+        mean, std = (_numbers(said.get(key)) for key in keys) if keys else (None, None)
+        size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
+        if isinstance(size, dict):
+            size = size.get("height") or size.get("shortest_edge")
+        size = None if size is None else int(size)
+    if not (size is None or 0 < size <= 8192) or (std is not None and min(std, default=0) <= 0):
+        raise RefusedError(f"expected sizes and deviations above 0 in {path / _PROCESSOR}")
+    return Processor(mean=mean, std=std, size=size)
+
+
+def _numbers(values: Any) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    numbers = tuple(float(value) for value in values)
+    if not torch.tensor(numbers).isfinite().all():
+        raise RefusedError(f"expected finite means and deviations, got {numbers}")
+    return numbers
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    with refusing(path):
+        said = json.loads(read_bounded(path, _MAX_JSON))
+    if not isinstance(said, dict):
+        raise RefusedError(f"expected settings by name in {path}")
+    return said
+
+
+def _config(path: pathlib.Path) -> "PretrainedConfig":
+    _, files = listing(path, path)
+    if "adapter_config.json" in files:
+        raise RefusedError(f"expected a whole model, got an adapter: {path}")
+    said = _json(path / "config.json")
+    with refusing(path / "config.json"):
+        _check_settings(said, path)
+    return _made(said, path)
+
+
+def _made(said: dict[str, Any], path: pathlib.Path) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    kind = said.pop("model_type", None)
+    if not isinstance(kind, str) or kind in _FOREIGN_TYPES:
+        raise RefusedError(f"expected a model_type of transformers in {path}, got {kind!r}")
+    with refusing(path / "config.json", *_failures()):
+        return AutoConfig.for_model(kind, **{**said, "return_dict": True})
+
+
+def _check_settings(said: Any, path: pathlib.Path, name: str = "") -> None:
+    """Refuse settings that make transformers load or run something, and absurd numbers."""
+    if any(word in name for word in _LOADING) and said not in (None, False, {}, "eager", "sdpa"):
+        raise RefusedError(
+            f"{path}/config.json has a setting {name!r} that would load code or other models"
+        )
+    if isinstance(said, dict):
+        for key, value in said.items():
+            _check_settings(value, path, key)
+    elif isinstance(said, list):
+        for value in said:
+            _check_settings(value, path, name)
+    elif isinstance(said, int | float):
+        most = _MAX_REPEATS if any(word in name for word in _REPEATED) else _MAX_NUMBER
+        if not -most <= said <= most:
+            raise RefusedError(f"expected {name!r} of at most {most} in {path}, got {said}")
+
+
+def _skeleton(config: "PretrainedConfig", max_mb: int, path: pathlib.Path) -> "PreTrainedModel":
+    """Build the model without memory, to see its class and size."""
+    import transformers
+
+    with refusing(path, *_failures()), torch.device("meta"):
+        named = (config.architectures or [""])[0]
+        task = next((task for task in _TASKS if named.endswith(task)), "")
+        maker = getattr(transformers, f"AutoModel{task}")
+        model = maker.from_config(config, trust_remote_code=False)
+    size = sum(value.numel() * value.itemsize for value in model.state_dict().values())
+    if size > max_mb * 2**20:
+        raise RefusedError(
+            f"expected a model of at most {max_mb} MB in {path}, got {size >> 20} MB"
+        )
+    return model
+
+
+def _weights(path: pathlib.Path, max_mb: int) -> dict[str, Tensor]:
+    _, files = listing(path, path)
+    parts = [name for name in files if name.endswith(".safetensors")]
+    if not parts:
+        raise RefusedError(
+            f"expected weights as .safetensors in {path}, got {files}; pickles are not opened"
+        )
+    if sum((path / name).stat().st_size for name in parts) > max_mb * 2**20:
+        raise RefusedError(f"expected at most {max_mb} MB of weights in {path}; raise the bound")
+    weights: dict[str, Tensor] = {}
+    for name in parts:
+        part = read_weights(path / name, max_mb=max_mb)
+        if weights.keys() & part.keys():
+            raise RefusedError(f"expected every tensor once in {path}, got some twice")
+        weights |= part
+    return weights
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What transformers raises on configurations that it cannot build."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (RuntimeError, ArithmeticError, AssertionError, ImportError, StrictDataclassError)

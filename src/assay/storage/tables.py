@@ -1,0 +1,287 @@
+"""Parquet, CSV and TSV files: numeric columns, or one column of images, and a column `label`."""
+
+import codecs
+import csv
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+from jaxtyping import Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from assay.errors import InputError, RefusedError
+
+from .files import refusing
+from .found import Found, Reading, check_names, chosen
+from .images import decode_all
+from .rows import FileRows, spill
+
+LABEL = "label"
+_ID = "id"
+_TEXT = frozenset({"text", "sentence"})
+_MAX_COLUMNS = 100_000
+_MAX_LINE = 8 * 2**20
+_BATCH = 1024
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+Batches = Callable[[], Iterator[pa.RecordBatch]]
+"""Starts a pass over a table."""
+
+
+def recognises(path: pathlib.Path) -> bool:
+    """Tell whether `path` is a `.parquet`, `.csv` or `.tsv` file."""
+    return path.is_file() and path.suffix in {".parquet", *_DELIMITERS}
+
+
+def read(path: pathlib.Path, how: Reading) -> Found:
+    """Read a table: `label` holds classes, `id` names samples, every other column is an input.
+
+    Images are one column of encoded images (bytes, or Hugging Face's struct with `bytes`).
+
+    Raises:
+        RefusedError: no `label`, columns of other types, missing values, a broken file.
+        InputError: a table of texts.
+    """
+    return read_batches(_batches(path), _names(path), how, path)
+
+
+def read_batches(
+    batches: Batches, names: tuple[str, ...] | None, how: Reading, where: object
+) -> Found:
+    """Read what a pass over record batches yields; `names` are the classes' names, if known."""
+    schema, labels, ids = _labels(batches, how, where)
+    columns = [field for field in schema if field.name not in {LABEL, _ID}]
+    if len(columns) == 1 and _is_image(columns[0].type):
+        inputs = decode_all(lambda: _encoded(batches, columns[0].name), how, where)
+    else:
+        inputs = _numeric(batches, columns, len(labels), how, where)
+    numbers, own = _numbers(labels, where)
+    return Found(
+        inputs=inputs,
+        labels=torch.from_numpy(numbers),
+        names=own or names,
+        numbered=own is None,
+        ids=ids,
+    )
+
+
+def write(
+    path: pathlib.Path, _split: str | None, keep: Int64[Tensor, " kept"], out: pathlib.Path
+) -> None:
+    """Write the kept rows with all their columns; numbers in CSV keep the text they had."""
+    batches = _batches(path, plain=True)
+    rows = chosen(keep, sum(batch.num_rows for batch in batches()))
+    schema = next(batches()).schema
+    with _writer(path, out, schema) as writer:
+        start = 0
+        for batch in batches():
+            low, high = np.searchsorted(rows, [start, start + batch.num_rows])
+            writer.write_batch(batch.take(pa.array(rows[low:high] - start)))
+            start += batch.num_rows
+
+
+def _writer(path: pathlib.Path, out: pathlib.Path, schema: pa.Schema) -> Any:
+    if path.suffix == ".parquet":
+        return pa.parquet.ParquetWriter(out, schema)
+    options = pa.csv.WriteOptions(delimiter=_DELIMITERS[path.suffix], quoting_style="needed")
+    return pa.csv.CSVWriter(out, schema, write_options=options)
+
+
+def _batches(path: pathlib.Path, *, plain: bool = False) -> Batches:
+    """Open a table for repeated passes; `plain` takes every column of a text file as text."""
+    if path.suffix == ".parquet":
+        return lambda: refused(_parquet(path), path)
+    names = _header(path)
+    types = {name: pa.string() if plain or name in {LABEL, _ID} else pa.float64() for name in names}
+    return lambda: refused(_delimited(path, types), path)
+
+
+def refused(batches: Iterator[pa.RecordBatch], where: object) -> Iterator[pa.RecordBatch]:
+    """Pass batches on, and refuse the table where reading it fails."""
+    while True:
+        with refusing(where, pa.ArrowException):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _parquet(path: pathlib.Path) -> Iterator[pa.RecordBatch]:
+    with pa.parquet.ParquetFile(path, buffer_size=2**20) as file:
+        yield from file.iter_batches(batch_size=_BATCH, use_threads=False)
+
+
+def _delimited(path: pathlib.Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    with pa.csv.open_csv(
+        path,
+        read_options=pa.csv.ReadOptions(
+            use_threads=False, block_size=_MAX_LINE, column_names=list(types), skip_rows=1
+        ),
+        parse_options=pa.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix]),
+        convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
+    ) as reader:
+        yield from reader
+
+
+def _header(path: pathlib.Path) -> list[str]:
+    """Column names of a CSV or TSV file, from its first line."""
+    with path.open("rb") as file:
+        line = file.readline(_MAX_LINE)
+    with refusing(path, csv.Error):
+        text = line.removeprefix(codecs.BOM_UTF8).decode().strip("\r\n")
+        fields = next(csv.reader([text], delimiter=_DELIMITERS[path.suffix], strict=True), [])
+    names = [field.strip() for field in fields]
+    if len(names) > _MAX_COLUMNS or len(set(names)) != len(names):
+        raise RefusedError(f"expected different column names in the first line of {path}")
+    _no_text(names, path)
+    return names
+
+
+def _no_text(names: list[str], where: object) -> None:
+    texts = _TEXT & set(names)
+    if texts:
+        raise InputError(
+            f"expected numbers or images in {where}, got texts in column {min(texts)!r}; compute "
+            "their features with a frozen encoder and save them as an .npz with `features` "
+            "(samples, dims) and `labels`"
+        )
+
+
+def _labels(
+    batches: Batches, how: Reading, where: object
+) -> tuple[pa.Schema, pa.ChunkedArray, tuple[str, ...] | None]:
+    """Read schema, `label` and `id` in one pass."""
+    schema, taken = None, 0
+    labels: list[pa.Array] = []
+    ids: list[str] = []
+    for batch in batches():
+        schema = batch.schema
+        _no_text(schema.names, where)
+        if schema.names.count(LABEL) != 1 or len(set(schema.names)) != len(schema.names):
+            raise RefusedError(
+                f"expected different columns, one of them {LABEL!r}, in {where}, "
+                f"got {schema.names[:10]}"
+            )
+        labels.append(batch.column(LABEL))
+        taken += labels[-1].nbytes
+        if _ID in schema.names:
+            with refusing(where, pa.ArrowException):
+                ids.extend(str(name) for name in batch.column(_ID).to_pylist())
+            taken += batch.column(_ID).nbytes
+        if taken > how.memory_mb * 2**20:
+            raise RefusedError(f"expected at most {how.memory_mb} MB of labels in {where}")
+    if schema is None:
+        raise RefusedError(f"expected rows in {where}, got none")
+    return schema, pa.chunked_array(labels), tuple(ids) if _ID in schema.names else None
+
+
+def _numbers(
+    labels: pa.ChunkedArray, where: object
+) -> tuple[NDArray[np.int64], tuple[str, ...] | None]:
+    """Turn labels into numbers; labels that are words are numbered in alphabetical order."""
+    if labels.null_count:
+        raise RefusedError(
+            f"expected a label in every row of {where}, got {labels.null_count} none"
+        )
+    if pa.types.is_dictionary(labels.type):
+        labels = labels.cast(labels.type.value_type)
+    if pa.types.is_integer(labels.type):
+        with refusing(where, pa.ArrowException):
+            return labels.cast(pa.int64()).to_numpy().copy(), None
+    if not (pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type)):
+        raise RefusedError(
+            f"expected labels that are integers or words in {where}, got {labels.type}"
+        )
+    with refusing(where, pa.ArrowException):
+        words = pa.compute.utf8_trim_whitespace(labels)
+        names = sorted(words.unique().to_pylist())
+        if all(_is_integer(name) for name in names):
+            return words.cast(pa.int64()).to_numpy().copy(), None
+        fractions = [name for name in names if _is_number(name)]
+        if fractions:
+            raise RefusedError(f"expected labels that are integers or words, got {fractions[0]!r}")
+        check_names(names, where)
+        found = pa.compute.index_in(words, value_set=pa.array(names))
+        return found.cast(pa.int64()).to_numpy().copy(), tuple(names)
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and text.isascii() and len(text) < 19
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and pa.types.is_binary(kind.field("bytes").type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _encoded(batches: Batches, column: str) -> Iterator[tuple[str, bytes]]:
+    row = 0
+    for batch in batches():
+        images = batch.column(column)
+        if pa.types.is_struct(images.type):
+            images = pa.compute.struct_field(images, "bytes")
+        for image in images:
+            content = image.as_py()
+            if content is None:
+                raise RefusedError(
+                    f"expected every image inside the table, got none in row {row}; "
+                    "paths to files are not followed"
+                )
+            yield f"in row {row}", content
+            row += 1
+
+
+def _numeric(
+    batches: Batches, columns: list[pa.Field], count: int, how: Reading, where: object
+) -> FileRows:
+    for column in columns:
+        kind = column.type
+        if not (
+            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        ):
+            raise RefusedError(
+                f"expected numbers, or one column of images, beside {LABEL!r} in {where}, "
+                f"got {kind} in column {column.name!r}"
+            )
+    how.bound(count, (len(columns),), 4, where)
+
+    def chunks() -> Iterator[bytes]:
+        for batch in batches():
+            table = np.empty((batch.num_rows, len(columns)), np.float32)
+            for place, column in enumerate(columns):
+                values = batch.column(column.name).cast(pa.float64(), safe=False)
+                wide = torch.from_numpy(values.to_numpy(zero_copy_only=False).copy())
+                table[:, place] = wide.float().numpy()
+            yield table.tobytes()
+
+    return spill(
+        chunks(), stored=np.dtype(np.float32), row=(len(columns),), most=how.max_mb * 2**20
+    )
+
+
+def _names(path: pathlib.Path) -> tuple[str, ...] | None:
+    """Class names that Hugging Face's `datasets` keeps in the metadata of a parquet file."""
+    if path.suffix != ".parquet":
+        return None
+    with refusing(path, pa.ArrowException):
+        metadata = pa.parquet.read_schema(path).metadata or {}
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
+        names = (features or {}).get(LABEL, {}).get("names")
+        return None if names is None else tuple(str(name) for name in names)

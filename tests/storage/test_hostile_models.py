@@ -1,0 +1,406 @@
+"""Models made to run code, to mislead or to exhaust are refused, and run nothing."""
+
+import io
+import json
+import pathlib
+import pickle  # noqa: TID251
+import shutil
+import sys
+import types
+import zipfile
+from collections.abc import Callable
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from assay.errors import InputError, RefusedError
+from assay.storage import load_model
+from assay.storage.huggingface import processor
+from assay.storage.pickles import foreign_globals
+
+IMAGES = torch.zeros(2, 3, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def _factory(monkeypatch) -> None:
+    module = types.ModuleType("networks_of_the_user")
+    module.linear = lambda: nn.Linear(3, 2)
+    monkeypatch.setitem(sys.modules, "networks_of_the_user", module)
+
+
+def refused(path: pathlib.Path, pattern: str) -> None:
+    with pytest.raises(RefusedError, match=pattern):
+        load_model(f"{path}@networks_of_the_user:linear")
+
+
+# pickles
+
+
+def test_globals_are_told_without_running(betraying: bytes, marker) -> None:
+    assert any("pathlib" in name for name in foreign_globals(betraying, "here"))
+    assert foreign_globals(pickle.dumps({"a": [1, 2.5, "x", None]}), "here") == []
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"(S'true'\nios\nsystem\n.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
+        b"\x80\x04\x8c\x06system\x94\x8c\x02os\x94h\x00\x93.",
+        b"\x80\x02\x82\x01.",
+        b"cos\nsystem\n(S'true'\ntR.cos\n",
+    ],
+)
+def test_ways_to_name_a_global(content: bytes) -> None:
+    assert foreign_globals(content, "here") != []
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "bin"])
+def test_pickled_weights_run_nothing(tmp_path, suffix, betraying: bytes, marker, forms) -> None:
+    path = tmp_path / f"w.{suffix}"
+    torch.save({"weight": forms.Betraying(marker)}, path)
+    with zipfile.ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+    refused(path, r"would import or call .*pathlib|getattr.*nothing was run")
+    replaced(path, {name: betraying})
+    refused(path, "nothing was run")
+    path.write_bytes(betraying)
+    refused(path, "broken")
+    torch.save(nn.Linear(3, 2), path)
+    refused(path, "torch.nn.modules.linear Linear")
+    torch.save(nn.Linear(3, 2).state_dict(), path)
+    replaced(path, {"w/constants.pkl": betraying})  # as TorchScript archives have it
+    refused(path, "one small pickle of tensors")
+    assert not marker.exists()
+
+
+def replaced(path: pathlib.Path, contents: dict[str, bytes]) -> None:
+    """Replace or add members of an archive."""
+    with zipfile.ZipFile(path) as archive:
+        old = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**old, **contents}.items():
+            archive.writestr(name, content)
+
+
+def test_files_of_anything_but_tensors(tmp_path) -> None:
+    torch.save([torch.ones(1)], tmp_path / "w.pt")
+    refused(tmp_path / "w.pt", "tensors by name")
+    torch.save({"a": {"weight": torch.ones(1)}}, tmp_path / "w.pt")
+    refused(tmp_path / "w.pt", "state_dict")
+
+
+def test_tensors_larger_than_their_storage(tmp_path) -> None:
+    weights = {"weight": torch.zeros(1).expand(2, 3), "bias": torch.zeros(1).expand(2**40)}
+    torch.save(weights, tmp_path / "w.pt")
+    refused(tmp_path / "w.pt", "more numbers than it stores")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_weights_that_are_broken(tmp_path, suffix: str) -> None:
+    path = tmp_path / f"w.{suffix}"
+    weights = nn.Linear(3, 2).state_dict()
+    save: Callable = save_file if suffix == "safetensors" else torch.save
+    save(weights, path)
+    content = path.read_bytes()
+    for end in (len(content) // 2, 20, 0):
+        path.write_bytes(content[:end])
+        refused(path, "broken|truncated")
+    for bad in (torch.nan, torch.inf):
+        weights["bias"][1] = bad
+        save(weights, path)
+        refused(path, r"NaN or infinity in \['bias'\]")
+    with pytest.raises(RefusedError, match="at most 0 MB"):
+        load_model(f"{path}@networks_of_the_user:linear", max_mb=0)
+
+
+# exported archives
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> pathlib.Path:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    program = torch.export.export(
+        network, (IMAGES,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
+    path = tmp_path_factory.mktemp("pt2") / "m.pt2"
+    torch.export.save(program, path)
+    return path
+
+
+@pytest.fixture
+def attacked(exported, tmp_path) -> Callable[..., pathlib.Path]:
+    """Copy the archive with its graph, or another member, changed."""
+
+    def make(
+        change: Callable[[dict], None] = lambda _: None, member: str = "m/models/model.json"
+    ) -> pathlib.Path:
+        path = tmp_path / "m.pt2"
+        shutil.copyfile(exported, path)
+        with zipfile.ZipFile(path) as archive:
+            said = json.loads(archive.read(member))
+        change(said)
+        replaced(path, {member: json.dumps(said).encode()})
+        return path
+
+    return make
+
+
+def call(marker: pathlib.Path) -> str:
+    return f"__import__('pathlib').Path({str(marker)!r}).touch()"
+
+
+def test_the_archive_itself_is_fine(attacked) -> None:
+    assert load_model(str(attacked())).model(IMAGES).shape == (2, 2)
+
+
+def test_expressions_in_shapes_run_nothing(attacked, marker) -> None:
+    def change(said: dict) -> None:
+        sizes = said["graph_module"]["graph"]["tensor_values"]["input"]["sizes"]
+        sizes[0]["as_expr"]["expr_str"] = f"{call(marker)} or {sizes[0]['as_expr']['expr_str']}"
+
+    path = attacked(change)
+    load_model(str(path)).model(IMAGES)
+    assert not marker.exists()
+    torch.export.load(path)
+    assert marker.exists(), "torch.export.load evaluates it: that is why it is not used"
+
+
+def test_guards_and_metadata_run_nothing(attacked, marker) -> None:
+    def change(said: dict) -> None:
+        said["guards_code"] = [call(marker)]
+        said["graph_module"]["metadata"] = {"custom": call(marker)}
+        for node in said["graph_module"]["graph"]["nodes"]:
+            node["metadata"] = {"stack_trace": "x\n" + call(marker), "nn_module_stack": "a,b,os"}
+            node["name"] = f"x;{call(marker)}"
+        said["graph_module"]["module_call_graph"] = [call(marker)]
+
+    load_model(str(attacked(change))).model(IMAGES)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.os.system",
+        "torch.ops.aten.save.default",
+        "torch.ops.aten.from_file.default",
+        "torch.ops.aten.relu.__class__",
+        "torch.ops.aten.relu.default.__init__",
+        "torch.ops.aten.__class__.x",
+        "torch.ops.load_library",
+        "_operator.attrgetter",
+        "math.os.system",
+        "#namespace:op",
+        "",
+    ],
+)
+def test_operators_that_are_not_on_the_list(attacked, target: str) -> None:
+    def change(said: dict) -> None:
+        said["graph_module"]["graph"]["nodes"][1]["target"] = target
+
+    with pytest.raises(InputError, match="operator"):
+        load_model(str(attacked(change)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said.pop("graph_module"),
+        lambda said: said["graph_module"]["graph"].update(nodes=[3]),
+        lambda said: said["graph_module"]["graph"].update(nodes=[{"target": 3}]),
+        lambda said: said["graph_module"].update(signature=[]),
+        lambda said: said["graph_module"]["signature"]["input_specs"].pop(0),
+        lambda said: said["graph_module"]["signature"]["input_specs"].pop(),
+        lambda said: said["graph_module"]["signature"].update(output_specs=[]),
+        lambda said: said["graph_module"]["graph"]["nodes"][0]["inputs"][0].update(
+            arg={"as_custom_obj": {"name": "x", "class_fqn": "os"}}
+        ),
+        lambda said: said.update(schema_version={"major": 7}),
+    ],
+)
+def test_graphs_that_are_broken(attacked, change: Callable[[dict], object]) -> None:
+    with pytest.raises(InputError):
+        load_model(str(attacked(change))).model(IMAGES)
+
+
+@pytest.mark.parametrize("name", ["forward", "_nodes.x", "../x", "a b", "__class__.x"])
+def test_weights_called_like_parts_of_the_module(attacked, name: str) -> None:
+    path = attacked(
+        lambda said: said["config"].update({name: said["config"]["0.weight"]}),
+        "m/data/weights/model_weights_config.json",
+    )
+
+    def rename(said: dict) -> None:
+        spec = said["graph_module"]["signature"]["input_specs"][0]["parameter"]
+        spec["parameter_name"] = name
+
+    with zipfile.ZipFile(path) as archive:
+        said = json.loads(archive.read("m/models/model.json"))
+    rename(said)
+    replaced(path, {"m/models/model.json": json.dumps(said).encode()})
+    with pytest.raises(RefusedError):
+        load_model(str(path))
+
+
+def test_pickles_in_archives_run_nothing(attacked, betraying: bytes, marker) -> None:
+    stream = io.BytesIO()
+    torch.save({"x": torch.ones(1)}, stream)
+    path = attacked()
+    replaced(path, {"m/data/sample_inputs/model.pt": betraying})
+    assert load_model(str(path)).model(IMAGES).shape == (2, 2)
+    for flag, name in ((True, "weight_0"), (False, "custom_obj_0"), (False, "opaque_obj_0")):
+
+        def change(said: dict, flag: bool = flag, name: str = name) -> None:
+            said["config"]["0.weight"].update(use_pickle=flag, path_name=name)
+
+        path = attacked(change, "m/data/weights/model_weights_config.json")
+        replaced(path, {f"m/data/weights/{name}": betraying})
+        with pytest.raises(RefusedError, match=r"holds a pickle.*nothing was run"):
+            load_model(str(path))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"sizes": [{"as_int": 2**39}]},
+        {"sizes": [{"as_int": -4}]},
+        {"sizes": [{"as_int": 4}], "strides": [{"as_int": 2**39}]},
+        {"storage_offset": {"as_int": 10**9}},
+        {"dtype": 99},
+        {"sizes": [{"as_expr": {"expr_str": "1"}}]},
+    ],
+)
+def test_tensors_of_archives_that_lie(attacked, meta: dict) -> None:
+    config = "m/data/weights/model_weights_config.json"
+    path = attacked(lambda said: said["config"]["0.weight"]["tensor_meta"].update(meta), config)
+    with pytest.raises(RefusedError):
+        load_model(str(path)).model(IMAGES)
+
+
+@pytest.mark.parametrize(
+    "member", ["m/data/aotinductor/model/x.so", "m/code.py", "../x", "other/models/model.json"]
+)
+def test_archives_with_more_than_a_graph(attacked, member: str) -> None:
+    path = attacked()
+    replaced(path, {member: b"x"})
+    with pytest.raises(RefusedError):
+        load_model(str(path))
+
+
+def test_truncated_archives(attacked) -> None:
+    path = attacked()
+    content = path.read_bytes()
+    for end in (len(content) - 30, len(content) // 2, 0):
+        path.write_bytes(content[:end])
+        with pytest.raises(RefusedError):
+            load_model(str(path))
+
+
+# Hugging Face folders
+
+CONFIG = {
+    "architectures": ["ResNetForImageClassification"],
+    "model_type": "resnet",
+    "embedding_size": 4,
+    "hidden_sizes": [4, 8],
+    "depths": [1, 1],
+    "layer_type": "basic",
+}
+
+
+def hugging(path: pathlib.Path, **settings: object) -> str:
+    (path / "config.json").write_text(json.dumps({**CONFIG, **settings}))
+    save_file({"x": torch.ones(1)}, path / "model.safetensors")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        ({"auto_map": {"AutoModel": "code.Model"}}, "auto_map"),
+        ({"attn_implementation": "some/kernel"}, "attn_implementation"),
+        ({"_attn_implementation_internal": "some/kernel"}, "implementation"),
+        ({"text_config": {"experts_implementation": "x/y"}}, "implementation"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization"),
+        ({"backbone": "timm/x", "use_timm_backbone": True}, "backbone"),
+        ({"model_type": "timm_wrapper"}, "model_type"),
+        ({"model_type": "of-my-own"}, "of-my-own|broken"),
+        ({"model_type": None}, "model_type"),
+        ({"depths": [10**9, 1]}, "depths"),
+        ({"hidden_sizes": [10**9, 8]}, "hidden_sizes"),
+        ({"hidden_sizes": [9_000_000, 9_000_000]}, "MB"),
+        ({"hidden_sizes": "abc"}, "broken"),
+        ({"hidden_sizes": [float("nan")]}, "nan"),
+        ({"architectures": 3}, "broken"),
+        ({"architectures": ["ResNetForEverything"]}, "broken|to fit"),
+        ({"id2label": [1]}, "broken"),
+        ({"to_dict": 3}, "broken|to fit"),
+    ],
+)
+def test_configurations(tmp_path, settings: dict, pattern: str) -> None:
+    with pytest.raises(InputError, match=pattern):
+        load_model(hugging(tmp_path, **settings))
+
+
+def test_code_in_the_folder_runs_nothing(tmp_path, marker) -> None:
+    for name in ("modeling_resnet.py", "__init__.py", "configuration_resnet.py"):
+        (tmp_path / name).write_text(call(marker))
+    with pytest.raises(InputError, match="to fit"):
+        load_model(hugging(tmp_path))
+    assert not marker.exists()
+
+
+def test_pickled_weights_in_the_folder_are_not_opened(tmp_path, betraying, marker) -> None:
+    source = hugging(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(betraying)
+    with pytest.raises(RefusedError, match="pickles are not opened"):
+        load_model(source)
+    assert not marker.exists()
+
+
+def test_adapters_and_links_are_refused(tmp_path) -> None:
+    source = hugging(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
+    with pytest.raises(RefusedError, match="adapter"):
+        load_model(source)
+    (tmp_path / "adapter_config.json").unlink()
+    (tmp_path / "more.safetensors").symlink_to("/etc/hostname")
+    with pytest.raises(RefusedError, match="links"):
+        load_model(source)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_broken_settings(tmp_path, text: str) -> None:
+    source = hugging(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RefusedError):
+        load_model(source)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"image_mean": ["x"], "image_std": [1]},
+        {"image_mean": [float("nan")], "image_std": [1]},
+        {"image_mean": [0.5], "image_std": [0]},
+        {"size": -3},
+        {"size": 10**9},
+        {"size": "x"},
+    ],
+)
+def test_processors(tmp_path, said: dict) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    with pytest.raises(RefusedError):
+        processor(tmp_path)
+
+
+def test_a_folder_of_something_else(tmp_path) -> None:
+    with pytest.raises(RefusedError, match=r"config\.json"):
+        load_model(str(tmp_path))

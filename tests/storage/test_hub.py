@@ -1,0 +1,139 @@
+"""Data sets that `datasets` opens: folders that the tests make."""
+
+import json
+import pathlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from assay.errors import InputError, RefusedError, UsageError
+from assay.storage import digest, read_samples, write_samples
+
+KEEP = torch.tensor([29, 2, 14, 20])
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path_factory, monkeypatch) -> None:
+    """Keep the cache of `datasets` in a folder of the test, and its hands off the network."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+def image_folder(forms, path: pathlib.Path, data) -> str:
+    source = pathlib.Path(forms.class_folders(path, *data))
+    (path / "set").mkdir()
+    source.rename(path / "set" / "train")
+    return f"hf:{path / 'set'}"
+
+
+def parquet(forms, path: pathlib.Path, data) -> str:
+    source = pathlib.Path(forms.parquet(path, *data))
+    (path / "set").mkdir()
+    source.rename(path / "set" / "train-00000.parquet")
+    return f"hf:{path / 'set'}"
+
+
+@pytest.mark.parametrize("make", [image_folder, parquet])
+def test_read_and_write(forms, tmp_path, colour, make) -> None:
+    source = make(forms, tmp_path, colour)
+    samples = read_samples(source)
+    expected = forms.channels_first(colour[0])
+    assert torch.equal(samples.inputs[:], expected)
+    assert torch.equal(samples.labels, torch.from_numpy(colour[1]))
+    assert read_samples(f"{source}#train").class_names == samples.class_names
+    write_samples(source, KEEP, tmp_path / "new")
+    kept = KEEP.sort().values
+    new = read_samples(f"hf:{tmp_path / 'new'}")
+    assert torch.equal(new.inputs[:], expected[kept])
+    assert torch.equal(new.labels, samples.labels[kept])
+    assert new.class_names == samples.class_names
+    assert digest(source) == digest(source) != digest(f"hf:{tmp_path / 'new'}")
+
+
+def test_tables_of_numbers(tmp_path) -> None:
+    (tmp_path / "train.csv").write_text("a,b,label\n1,2.5,0\n3,4,1\n")
+    samples = read_samples(f"hf:{tmp_path}")
+    assert samples.inputs[:].tolist() == [[1.0, 2.5], [3.0, 4.0]]
+
+
+def test_texts_are_told_what_to_do(tmp_path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n')
+    with pytest.raises(InputError, match="frozen encoder"):
+        read_samples(f"hf:{tmp_path}")
+
+
+def test_data_sets_and_splits_that_do_not_exist(forms, tmp_path, colour) -> None:
+    with pytest.raises(UsageError, match="that can be opened"):
+        read_samples(f"hf:{tmp_path}/none")
+    with pytest.raises(InputError, match="nowhere"):
+        read_samples(f"{parquet(forms, tmp_path, colour)}#nowhere")
+
+
+def test_code_in_the_folder_runs_nothing(forms, tmp_path, colour, marker) -> None:
+    source = parquet(forms, tmp_path, colour)
+    code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    (tmp_path / "set" / "set.py").write_text(code)
+    with pytest.raises(RefusedError, match=r"set\.py"):
+        read_samples(source)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["train.pkl", "train.pickle", "train.tar", "train.zip", "train.xml"]
+)
+def test_files_of_other_kinds(tmp_path, name: str, betraying: bytes, marker) -> None:
+    (tmp_path / name).write_bytes(betraying)
+    with pytest.raises(InputError):
+        read_samples(f"hf:{tmp_path}")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        *("../secret.csv", "{tmp}/secret.csv", "a/../../secret.csv", "train.csv.gz"),
+        *("hf://datasets/a/b/c.csv", "http://localhost:1/c.csv", "zip://x.csv::train.zip"),
+    ],
+)
+@pytest.mark.parametrize("settings", ["README.md", ".huggingface.yaml"])
+def test_files_from_elsewhere(tmp_path, files: str, settings: str) -> None:
+    (tmp_path / "secret.csv").write_text("a,label\n1,0\n2,1\n")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.csv.gz").write_bytes(b"")
+    said = json.dumps([{"config_name": "default", "data_files": files.format(tmp=tmp_path)}])
+    mark = "---\n" if settings == "README.md" else ""
+    (folder / settings).write_text(f"{mark}configs: {said}\n{mark}")
+    with pytest.raises(RefusedError, match="expected files"):
+        read_samples(f"hf:{folder}")
+
+
+def test_images_from_elsewhere(forms, tmp_path, colour) -> None:
+    (tmp_path / "secret.png").write_bytes(forms.png(colour[0][0]))
+    (tmp_path / "set").mkdir()
+    image = {"bytes": None, "path": str(tmp_path / "secret.png")}
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    table = pa.table({"image": pa.array([image, image], kind), "label": [0, 1]})
+    pq.write_table(table, tmp_path / "set" / "train.parquet")
+    with pytest.raises(RefusedError, match="itself"):
+        read_samples(f"hf:{tmp_path / 'set'}")
+
+
+def test_links_that_lead_outside(tmp_path) -> None:
+    (tmp_path / "secret.csv").write_text("a,label\n1,0\n2,1\n")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(RefusedError, match="links"):
+        read_samples(f"hf:{tmp_path / 'set'}")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(40) + b"PAR1"])
+def test_broken_files(tmp_path, content: bytes) -> None:
+    (tmp_path / "train.parquet").write_bytes(content)
+    with pytest.raises(InputError):
+        read_samples(f"hf:{tmp_path}")

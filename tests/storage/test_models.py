@@ -1,0 +1,181 @@
+"""Models of every form give the outputs that they gave before they were saved."""
+
+import copy
+import json
+import pathlib
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from assay.errors import InputError, UsageError
+from assay.storage import digest, load_factory, load_model
+
+IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Small(nn.Module):
+    """Every kind of part that an exported graph has to carry."""
+
+    def __init__(self, classes: int = 4, channels: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.MaxPool2d(2)
+        )
+        self.attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, classes)
+        self.register_buffer("scale", torch.tensor([0.5]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.body(images).flatten(2).transpose(1, 2)
+        first, second = self.attention(tokens).chunk(2, dim=1)
+        return self.head(torch.cat([first, second], 1).mean(1)) * self.scale + torch.ones(4)
+
+
+def small(classes: int, channels: int) -> nn.Module:
+    return Small(classes, channels).eval()
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # noqa: TID251
+        model = Small().eval()
+    model.body[1].running_mean.uniform_(generator=torch.Generator().manual_seed(2))
+    return model
+
+
+@pytest.fixture(scope="module")
+def archive(trained: nn.Module, tmp_path_factory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("export") / "model.pt2"
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    torch.export.save(torch.export.export(trained, (IMAGES,), dynamic_shapes=shapes), path)
+    return path
+
+
+@pytest.fixture
+def factory(monkeypatch, request) -> str:
+    """This module's `small`, importable by name."""
+    monkeypatch.setitem(sys.modules, "networks_of_the_user", request.module)
+    return "networks_of_the_user:small"
+
+
+def test_exported_networks(archive, trained) -> None:
+    loaded = load_model(str(archive))
+    assert (loaded.size, loaded.digest) == (16, digest(str(archive)))
+    for batch in (IMAGES, IMAGES[:1]):
+        assert torch.allclose(loaded.model(batch), trained(batch), atol=1e-6)
+    state = loaded.model.state_dict()
+    assert torch.equal(state["head.weight"], trained.head.weight)
+    assert sum(p.numel() for p in loaded.model.parameters()) == sum(
+        p.numel() for p in trained.parameters()
+    )
+
+
+def test_exported_networks_have_gradients_and_copies(archive, trained) -> None:
+    model = copy.deepcopy(load_model(str(archive)).model)
+    ours, theirs = IMAGES.clone().requires_grad_(), IMAGES.clone().requires_grad_()
+    model(ours)[:, 1].sum().backward()
+    trained(theirs)[:, 1].sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+    assert model.get_parameter("head.weight").grad.abs().sum() > 0
+
+
+def test_exported_networks_need_a_free_batch_size(trained, tmp_path) -> None:
+    torch.export.save(torch.export.export(trained, (IMAGES,)), tmp_path / "m.pt2")
+    with pytest.raises(InputError, match="dynamic_shapes"):
+        load_model(f"{tmp_path}/m.pt2")
+
+
+def test_exported_networks_must_be_in_evaluation_mode(tmp_path) -> None:
+    network = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(network.train(), (IMAGES,), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "m.pt2")
+    with pytest.raises(InputError, match=r"model\.eval"):
+        load_model(f"{tmp_path}/m.pt2")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "pth", "bin"])
+def test_weights_with_a_factory(trained, tmp_path, factory, suffix: str) -> None:
+    path = tmp_path / f"w.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(trained.state_dict(), path)
+    before = torch.get_rng_state()
+    loaded = load_model(f"{path}@{factory}", classes=4, channels=3, size=16)
+    torch.set_rng_state(before)
+    assert torch.equal(loaded.model(IMAGES), trained(IMAGES))
+    assert loaded.digest == digest(str(path))
+    assert not loaded.model.training
+
+
+def test_weights_must_fit(trained, tmp_path, factory) -> None:
+    weights = trained.state_dict()
+    weights["more"] = torch.ones(1)
+    del weights["scale"]
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"4 differences.*head\.bias: \(7,\).*\(4,\)") as caught:
+        load_model(f"{tmp_path}/w.safetensors@{factory}", classes=7, channels=3)
+    assert "more: no such tensor in the model" in str(caught.value)
+
+
+def test_factories(factory) -> None:
+    network = load_factory(factory)(classes=2, channels=1, size=8, dims=3)
+    assert network.head.out_features == 2
+    assert network.body[0].in_channels == 1
+    with pytest.raises(InputError, match="channels"):
+        load_factory(factory)(classes=2)
+    with pytest.raises(InputError, match=r"torch\.nn\.Module"):
+        load_factory("argparse:Namespace")(classes=2)
+    for source in ("builtins:dict", "no.such:thing", "json:nothing", "json:__doc__", ":x", "json:"):
+        with pytest.raises(UsageError, match="expected"):
+            load_factory(source)
+
+
+@pytest.mark.parametrize("source", ["missing", "missing.pt2", "w.pt@json:loads", "json:loads"])
+def test_models_that_do_not_exist(tmp_path, source: str) -> None:
+    with pytest.raises(UsageError, match="expected a file or a folder"):
+        load_model(f"{tmp_path}/{source}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> tuple[pathlib.Path, Tensor]:
+    """A folder that transformers wrote, and the model's logits."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    path = tmp_path_factory.mktemp("hf") / "model"
+    names = dict(enumerate(["ant", "bee", "cat"]))
+    config = ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", id2label=names
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = ResNetForImageClassification(config).eval()
+    model.save_pretrained(path)
+    said = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"shortest_edge": 16}}
+    (path / "preprocessor_config.json").write_text(json.dumps(said))
+    return path, model(IMAGES).logits.detach()
+
+
+def test_hugging_face_folders(folder) -> None:
+    path, logits = folder
+    loaded = load_model(str(path))
+    assert torch.allclose(loaded.model(IMAGES).logits, logits, atol=1e-6)
+    assert loaded.class_names == ("ant", "bee", "cat")
+    assert (loaded.mean, loaded.std, loaded.size) == ((0.5,) * 3, (0.25,) * 3, 16)
+    assert loaded.digest == digest(str(path))
+    assert not loaded.model.training
+
+
+def test_hugging_face_folders_as_factories(folder) -> None:
+    with torch.random.fork_rng(devices=[]):
+        network = load_factory(str(folder[0]))(classes=7, channels=1, size=16, dims=0)
+    assert network(torch.zeros(2, 1, 16, 16)).logits.shape == (2, 7)
+
+
+def test_hugging_face_weights_must_fit(folder, tmp_path) -> None:
+    config = json.loads((folder[0] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"other": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="to fit its model"):
+        load_model(str(tmp_path))
