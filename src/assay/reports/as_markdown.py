@@ -1,0 +1,140 @@
+"""The report for a comment on a pull request: GitHub's Markdown."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+
+from assay.results import Verdict
+
+from . import text
+from .source import ClassRow, Source
+
+CHARACTERS = 60_000
+"""A comment holds 65,536; sections that do not fit are left out."""
+CLASSES_SHOWN, SAMPLES_SHOWN, SENTENCES_SHOWN = 20, 10, 10
+
+_ICONS = {Verdict.FLAGGED: "🛑", Verdict.INCONCLUSIVE: "⚠️", Verdict.NO_INDICATOR: "🔎"}
+_SPECIAL = re.compile(r"[&<>|`*_\[\]\\#~$@!]|:(?=/)|(?<=[A-Za-z])\.(?=[A-Za-z])")
+
+
+def escape(value: object, limit: int = text.NAME) -> str:
+    """Show a string as it is: no markup, no links, nobody mentioned."""
+    shown = _SPECIAL.sub(lambda match: f"&#{ord(match.group())};", text.plain(value, limit))
+    return shown.replace("&#64;", "&#64;&#8203;").replace("&#35;", "&#35;&#8203;")
+
+
+def render(source: Source) -> str:
+    """Render a comment of at most 60,000 characters."""
+    findings, words = source.findings, text.WORDING[source.findings.verdict]
+    sections = [
+        f"## {_ICONS[findings.verdict]} {escape(text.title(findings.audit))}: {words.word}\n\n"
+        f"**{words.headline}** {words.advice}\n",
+        _bullets(findings.reasons),
+        _classes(source),
+        _subjects(source),
+        _samples(source),
+        _proof(source),
+        _folded("Assumptions", _bullets(source.assumptions())),
+        _folded("Not examined", _bullets(findings.not_examined)),
+        _folded("Inputs, cost and reproduction", _facts(source)),
+    ]
+    fitting, left = [], CHARACTERS
+    for section in filter(None, sections):
+        left -= len(section) + 1
+        if left > 0:
+            fitting.append(section)
+    return "\n".join(fitting)
+
+
+def _bullets(sentences: Sequence[str]) -> str:
+    return "".join(f"- {escape(s, text.SENTENCE)}\n" for s in sentences[:SENTENCES_SHOWN])
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _folded(summary: str, body: str) -> str:
+    return body and f"<details><summary>{summary}</summary>\n\n{body}\n</details>\n"
+
+
+def _classes(source: Source) -> str:
+    noted = [row for row in source.classes if row.verdict != Verdict.NO_INDICATOR]
+    if not noted:
+        return ""
+    heads = ["Class", "Verdict", "Flagged", "Samples", "Statistic", "Adjusted p-value", "Why"]
+    more = len(noted) - CLASSES_SHOWN
+    return _table(heads, map(_class_cells, noted[:CLASSES_SHOWN])) + (
+        f"\n… and {more:,} more classes.\n" if more > 0 else ""
+    )
+
+
+def _class_cells(row: ClassRow) -> list[str]:
+    return [
+        escape(row.name),
+        text.WORDING[row.verdict].word,
+        text.number(row.flagged),
+        text.number(row.samples),
+        text.number(row.statistic),
+        escape(text.p_value(row.adjusted_p_value)),
+        escape(row.reason, text.ID),
+    ]
+
+
+def _subjects(source: Source) -> str:
+    if source.classes:
+        return ""
+    rows = [
+        [
+            escape(subject.name),
+            text.WORDING[subject.verdict].word,
+            escape(text.p_value(subject.p_value)),
+            escape(subject.target or "–"),
+        ]
+        for subject in source.findings.subjects[:CLASSES_SHOWN]
+    ]
+    return _table(["Subject", "Verdict", "p-value", "Target"], rows) if rows else ""
+
+
+def _samples(source: Source) -> str:
+    if not source.flagged:
+        return ""
+    names = source.class_names()
+    rows = [
+        [
+            str(sample.index),
+            escape(sample.id),
+            escape(names.get(sample.label, sample.label)),
+            text.number(sample.score),
+            escape(text.p_value(sample.p_value)),
+        ]
+        for sample in source.flagged[:SAMPLES_SHOWN]
+    ]
+    heads = ["Index", "Sample", "Label", "Poison score", "p-value"]
+    return f"**{len(source.flagged):,} samples are flagged.**\n\n" + _folded(
+        f"The {len(rows)} most suspicious", _table(heads, rows)
+    )
+
+
+def _proof(source: Source) -> str:
+    rows = [
+        [escape(m.name), text.number(m.samples), text.share(m.accuracy), text.share(m.asr)]
+        for m in source.proof[:CLASSES_SHOWN]
+    ]
+    heads = ["Model", "Training samples", "Accuracy", "Attack success rate"]
+    return _table(heads, rows) if rows else ""
+
+
+def _facts(source: Source) -> str:
+    info, cost = source.info, source.findings.cost
+    inputs = [
+        f"- {escape(name)}: {escape(entry.path, text.ID)}, SHA-256 {escape(entry.sha256)}\n"
+        for name, entry in list(info.inputs.items())[:SENTENCES_SHOWN]
+    ]
+    return "".join(inputs) + (
+        f"- False alarm rate at most {text.share(source.findings.alpha)}, seed {info.seed}\n"
+        f"- {text.duration(cost.wall_s)} on {escape(cost.device)}\n"
+        f"- Assay {escape(info.versions.get('assay', 'unknown'))}\n"
+        f"- Command: {escape(shlex.join(info.command) or 'none', text.SENTENCE)}\n"
+    )
