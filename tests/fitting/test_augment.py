@@ -23,7 +23,9 @@ def test_every_image_is_a_reflected_shift_of_its_source() -> None:
             (down, right)
             for down in range(5)
             for right in range(3)
-            if torch.equal(padded[row, :, down : down + 8, right : right + 6].permute(1, 2, 0), image)
+            if torch.equal(
+                padded[row, :, down : down + 8, right : right + 6].permute(1, 2, 0), image
+            )
         ]
         assert offsets, "no shift of the source gives this image"
         found.update(offsets)

@@ -62,7 +62,7 @@ def test_the_seed_alone_decides_the_weights(digits: tuple[Feed, Feed]) -> None:
     assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
 
 
-class Interrupted(Exception):
+class InterruptedWorkError(Exception):
     """Stands for kill -9 between two steps."""
 
 
@@ -87,7 +87,7 @@ def trained(data: Feed, seed: Seed, *, stops: int = 0, dropout: float = 0.0) -> 
     def stop(_: str, done: int, total: int) -> None:
         if stops and done == total - stops * steps + 1 and len(seen) < 1:
             seen.append(done)
-            raise Interrupted
+            raise InterruptedWorkError
 
     seen: list[int] = []
     while True:
@@ -95,7 +95,7 @@ def trained(data: Feed, seed: Seed, *, stops: int = 0, dropout: float = 0.0) -> 
             model = nn.Sequential(resnet(classes=10, channels=1, width=8), nn.Dropout(dropout))
         try:
             train(model, data, Recipe(epochs=3), seed=seed, progress=stop, store=store)
-        except Interrupted:
+        except InterruptedWorkError:
             continue
         return model.state_dict()
 

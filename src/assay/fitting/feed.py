@@ -176,7 +176,7 @@ def feed(
     *,
     preprocess: Preprocess,
     device: torch.device,
-    memory_mb: float = 4096,
+    memory_mb: float = 4096.0,
 ) -> Feed:
     """Make a feed that holds at most `memory_mb` of inputs on the device at once.
 
@@ -198,11 +198,11 @@ def feed(
             pool_size=len(inputs),
             resident=resident,
         )
-    # reading a pool needs it twice for a moment: as it was read, and channels-last
-    pool_size = fits // 2 // _BLOCK * _BLOCK
+    # three pools for a moment: the last one served, the next as it was read, and channels-last
+    pool_size = fits // 3 // _BLOCK * _BLOCK
     if pool_size == 0:
         raise InputError(
-            f"expected memory for at least {2 * _BLOCK} samples of {row_bytes} bytes, "
+            f"expected memory for at least {3 * _BLOCK} samples of {row_bytes} bytes, "
             f"got {memory_mb} MB; raise the memory"
         )
     return Feed(

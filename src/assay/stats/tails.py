@@ -94,6 +94,8 @@ def tail_scan(
         scores: of inspected samples, higher is more suspicious.
         tail: of trusted scores by the same function.
         odds: how many times as often as the trusted a clean inspected score may exceed, at least 1.
+            It also has to cover the error of the fitted tail: 26 of 60 draws of 1,000 normal scores
+            beside a tail of 500 were rejected at 0.05 with 1, and at most 3 with 2.
         fewest: smallest k; fewer samples than that are no pattern.
 
     Raises:

@@ -1,1 +1,10 @@
-""""""
+"""Which samples of a training set are poisoned?"""
+
+from .audit import ClassResult as ClassResult
+from .audit import DatasetAudit as DatasetAudit
+from .audit import DatasetSettings as DatasetSettings
+from .audit import audit_dataset as audit_dataset
+from .confusion import Confusion as Confusion
+from .decision import Decision as Decision
+from .preflight import Preflight as Preflight
+from .published import PublishedConfusionTraining as PublishedConfusionTraining

@@ -1,0 +1,429 @@
+"""The dataset audit: which samples of a training set are poisoned?"""
+
+import dataclasses
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from assay.audits.verdict import judge
+from assay.errors import InputError
+from assay.features import logits
+from assay.fitting import Feed, Preprocess, Recipe, feed, train
+from assay.networks import default_network
+from assay.randomness import Seed, child, generator, isolated
+from assay.records import record
+from assay.results import (
+    Cost,
+    Findings,
+    Forgetful,
+    Progress,
+    Store,
+    Subject,
+    Verdict,
+    silent,
+)
+from assay.samples import Rows, Samples
+from assay.stats import holm
+
+from .confusion import Confused, Confusion, confused
+from .decision import Decision, Scored, Tested
+from .preflight import Preflight
+
+ASSUMPTIONS = (
+    "The trusted samples are clean and come from the same distribution as the clean samples of the "
+    "data set.",
+    "The network that was trained learns the trigger, as the one to be deployed would.",
+    "No clean class has a much heavier upper tail of scores than the trusted samples.",
+)
+
+NOT_EXAMINED = (
+    "Backdoors whose trigger the trained network does not learn.",
+    "Wrong labels without a trigger, and harm other than backdoors.",
+    "Poison that entered a model by another way than this data set.",
+)
+
+
+@record
+class DatasetSettings:
+    """How a data set is audited; the defaults are those that the benchmarks measure."""
+
+    recipe: Recipe = Recipe(epochs=10)
+    """How the network is first trained, on the suspects as they came."""
+    confusion: Confusion = Confusion()
+    decision: Decision = Decision()
+    preflight: Preflight = Preflight()
+    most_calibration: int = 1000
+    """At most so many trusted samples, and at most half, serve as calibration."""
+
+
+@record
+class ClassResult:
+    """What was found of one class."""
+
+    label: int
+    name: str
+    samples: int
+    calibration: int
+    """Trusted samples of the class among those that were mixed in."""
+    flagged: int
+    statistic: float | None
+    """Share of the class above the threshold at which it stands out most, less that of the trusted
+    samples of all classes; in [-1, 1], higher is more suspicious."""
+    p_value: float | None
+    adjusted_p_value: float | None
+    """Holm's, over the classes; at most alpha where the class is flagged."""
+    verdict: Verdict
+    reason: str
+    """Why there is no p-value."""
+    target: str | None
+    """The class that most of its flagged samples pull the confused model to."""
+
+
+@record
+class DatasetAudit:
+    """What the audit of a data set found; tensors on the CPU."""
+
+    findings: Findings
+    scores: Float[Tensor, " samples"]
+    """Higher is more suspicious: 0 at the median of trusted samples, 1 at their 99th percentile."""
+    p_values: Float[Tensor, " samples"]
+    """Conformal, in (0, 1]."""
+    is_poison: Bool[Tensor, " samples"]
+    classes: tuple[ClassResult, ...]
+    calibration_scores: Float[Tensor, " calibration"]
+    calibration_labels: Int64[Tensor, " calibration"]
+    sample_passes: int
+    """Forward and backward passes of one sample that the audit took, for its cost."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the whole data set."""
+        return self.findings.verdict
+
+    @property
+    def flagged(self) -> Int64[Tensor, " flagged"]:
+        """Indices of the flagged samples, ascending."""
+        return self.is_poison.nonzero().squeeze(1)
+
+
+def audit_dataset(
+    samples: Samples,
+    trusted: Samples,
+    *,
+    settings: DatasetSettings = DatasetSettings(),  # noqa: B008  frozen
+    network: Callable[[], nn.Module] | None = None,
+    preprocess: Preprocess | None = None,
+    alpha: float = 0.05,
+    digest: Mapping[str, str] | None = None,
+    seed: Seed,
+    device: torch.device,
+    memory_mb: float = 4096.0,
+    progress: Progress = silent,
+    store: Store = Forgetful(),  # noqa: B008  it has no state
+) -> DatasetAudit:
+    """Find the samples that plant a backdoor into what is trained on a data set.
+
+    A network is trained on the suspects together with half of the trusted samples (the
+    calibration), confused with the other half, and asked which samples it still fits.
+
+    Args:
+        samples: the data set to audit.
+        trusted: clean samples of the same task, classes in the same order.
+        settings: of the method.
+        network: builds an untrained classifier; None for `default_network`.
+        preprocess: what the network wants; None to measure it on the trusted samples.
+        alpha: family-wise false alarm rate over the classes, in (0, 1).
+        digest: of the data set, by algorithm, to be repeated in the findings.
+        seed: decides everything random.
+        device: where to compute.
+        memory_mb: how much of the data may lie on the device at once.
+        progress: called with the stages `train` and `confuse`.
+        store: what to resume from.
+
+    Returns:
+        Scores, p-values and flags of all samples, results of all classes, and the verdict.
+
+    Raises:
+        InputError: the two sets do not fit each other, or are too small to split.
+    """
+    started = time.monotonic()
+    _check(samples, trusted, alpha)
+    is_calibration = _split(trusted, settings.most_calibration, child(seed, "split"))
+    held = trusted.subset((~is_calibration).nonzero().squeeze(1))
+    mixed_in = trusted.subset(is_calibration.nonzero().squeeze(1))
+    ready = preprocess or Preprocess.of(trusted.inputs)
+
+    def fed(inputs: Rows, labels: Int64[Tensor, " samples"]) -> Feed:
+        return feed(inputs, labels, preprocess=ready, device=device, memory_mb=memory_mb)
+
+    inputs, labels = _mixed(samples, mixed_in)
+    suspects, confusing = fed(inputs, labels), fed(held.inputs, held.labels)
+    model = _fresh(samples, network, child(seed, "network"))
+    train(
+        model, suspects, settings.recipe, seed=child(seed, "train"), progress=progress, store=store
+    )
+    predicted = logits(model, confusing).argmax(1).cpu()
+    settings.confusion(
+        model, suspects, confusing, seed=child(seed, "confuse"), progress=progress, store=store
+    )
+    said = confused(model, suspects)
+    cut = len(samples)
+    invalid = settings.preflight.learnt(predicted, held.labels)
+    doubts = settings.preflight.confusion(_part(said, slice(cut, None)))
+    scores = standardised(said, slice(cut, None))
+    return _decide(
+        samples,
+        Scored(scores=scores[:cut], labels=samples.labels),
+        Scored(scores=scores[cut:], labels=mixed_in.labels),
+        predicted=said.predicted[:cut],
+        invalid=invalid,
+        doubts=doubts,
+        settings=settings,
+        alpha=alpha,
+        digest=digest or {},
+        cost=_cost(started, device),
+        sample_passes=_passes(settings, len(labels)),
+    )
+
+
+def standardised(said: Confused, calibration: slice) -> Float[Tensor, " samples"]:
+    """Join both kinds of odds into one score: what stands out most from the calibration counts.
+
+    A trigger that contradicts the label (all-to-all attacks, cover samples) makes the confused
+    model sure of another label than the given one. Each kind is shifted and scaled so that the
+    median of the calibration is 0 and its 99th percentile is 1.
+    """
+    parts = []
+    for odds in (said.own, said.other):
+        middle = odds[calibration].median()
+        high = torch.quantile(odds[calibration].double(), 0.99).float()
+        parts.append((odds - middle) / (high - middle).clamp(min=1e-6))
+    return torch.maximum(parts[0], parts[1])
+
+
+def _decide(
+    samples: Samples,
+    suspects: Scored,
+    calibration: Scored,
+    *,
+    predicted: Int64[Tensor, " samples"],
+    invalid: Sequence[str],
+    doubts: Sequence[str],
+    settings: DatasetSettings,
+    alpha: float,
+    digest: Mapping[str, str],
+    cost: Cost,
+    sample_passes: int,
+) -> DatasetAudit:
+    decision, classes = settings.decision, samples.classes
+    tests = decision.test(suspects, calibration, classes=classes)
+    if invalid:
+        tests = tuple(_unanswered(test, invalid[0]) for test in tests)
+    adjusted = holm(
+        torch.tensor(
+            [1.0 if t.finding.p_value is None else t.finding.p_value for t in tests],
+            dtype=torch.float64,
+        )
+    )
+    flagged = tuple((adjusted <= alpha).nonzero().squeeze(1).tolist())
+    p_values = decision.p_values(suspects, calibration, classes=classes)
+    is_poison = torch.zeros_like(suspects.labels, dtype=torch.bool)
+    if flagged:
+        is_poison = decision.flag(suspects, calibration, tests, flagged)
+    results = tuple(
+        _class_result(label, samples, calibration, tests[label], adjusted, is_poison, predicted)
+        for label in range(classes)
+    )
+    results = tuple(_judged(result, alpha) for result in results)
+    verdict = judge([t.finding for t in tests], level=alpha)
+    if doubts and verdict is Verdict.NO_INDICATOR:
+        verdict = Verdict.INCONCLUSIVE
+    return DatasetAudit(
+        findings=Findings(
+            audit="dataset",
+            verdict=verdict,
+            alpha=alpha,
+            reasons=tuple(dict.fromkeys((*invalid, *_reasons(results, verdict, alpha), *doubts))),
+            subjects=tuple(_subject(r, digest) for r in results),
+            cost=cost,
+            not_examined=NOT_EXAMINED,
+        ),
+        scores=suspects.scores,
+        p_values=p_values,
+        is_poison=is_poison,
+        classes=results,
+        calibration_scores=calibration.scores,
+        calibration_labels=calibration.labels,
+        sample_passes=sample_passes,
+    )
+
+
+def _unanswered(test: Tested, reason: str) -> Tested:
+    finding = dataclasses.replace(test.finding, effect=None, p_value=None, reason=reason)
+    return Tested(finding=finding, scan=None)
+
+
+def _class_result(  # noqa: PLR0917
+    label: int,
+    samples: Samples,
+    calibration: Scored,
+    tested: Tested,
+    adjusted: Float[Tensor, " classes"],
+    is_poison: Bool[Tensor, " samples"],
+    predicted: Int64[Tensor, " samples"],
+) -> ClassResult:
+    own = is_poison & (samples.labels == label)
+    p_value = tested.finding.p_value
+    return ClassResult(
+        label=label,
+        name=samples.class_names[label],
+        samples=tested.finding.samples,
+        calibration=int((calibration.labels == label).sum()),
+        flagged=int(own.sum()),
+        statistic=tested.finding.effect,
+        p_value=p_value,
+        adjusted_p_value=None if p_value is None else adjusted[label].item(),
+        verdict=Verdict.INCONCLUSIVE,
+        reason=tested.finding.reason,
+        target=samples.class_names[int(predicted[own].mode().values)] if own.any() else None,
+    )
+
+
+def _judged(result: ClassResult, alpha: float) -> ClassResult:
+    if result.adjusted_p_value is None:
+        return result
+    hit = result.adjusted_p_value <= alpha
+    verdict = Verdict.FLAGGED if hit else Verdict.NO_INDICATOR
+    return dataclasses.replace(result, verdict=verdict)
+
+
+def _reasons(results: Sequence[ClassResult], verdict: Verdict, alpha: float) -> tuple[str, ...]:
+    hits = [r for r in results if r.verdict is Verdict.FLAGGED]
+    missing = [r for r in results if r.verdict is Verdict.INCONCLUSIVE]
+    said = [
+        f"Class {r.name!r}: {r.flagged} of {r.samples} samples keep pulling a confused model to "
+        f"{r.target!r}, which trusted samples do not (adjusted p-value {r.adjusted_p_value:.2g})."
+        for r in hits
+    ]
+    if verdict is Verdict.NO_INDICATOR:
+        said.append(
+            f"No class holds more high scores than trusted samples explain, at a family-wise false "
+            f"alarm rate of {alpha:g}."
+        )
+    if missing and len({r.reason for r in missing}) == 1 and len(missing) == len(results):
+        said.append(f"Nothing could be judged: {missing[0].reason}")
+    elif missing:
+        said.append(
+            f"{len(missing)} of {len(results)} classes could not be judged, such as "
+            f"{missing[0].name!r}: {missing[0].reason}."
+        )
+    return tuple(said)
+
+
+def _subject(result: ClassResult, digest: Mapping[str, str]) -> Subject:
+    return Subject(
+        name=result.name,
+        digest=digest,
+        verdict=result.verdict,
+        p_value=result.adjusted_p_value,
+        target=result.target,
+        evidence={
+            "samples": result.samples,
+            "flagged": result.flagged,
+            "excess_share": result.statistic,
+            "calibration": result.calibration,
+            "reason": result.reason,
+        },
+        assumptions=ASSUMPTIONS,
+    )
+
+
+def _check(samples: Samples, trusted: Samples, alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise InputError(f"expected alpha in (0, 1), got {alpha}")
+    if samples.class_names != trusted.class_names:
+        raise InputError(
+            f"expected trusted samples with the classes {samples.class_names}, got "
+            f"{trusted.class_names}"
+        )
+    if samples.inputs.shape[1:] != trusted.inputs.shape[1:]:
+        raise InputError(
+            f"expected trusted samples of the shape {tuple(samples.inputs.shape[1:])}, got "
+            f"{tuple(trusted.inputs.shape[1:])}"
+        )
+    if samples.classes < 2:
+        raise InputError(f"expected at least two classes, got {samples.class_names}")
+    if len(samples.labels.unique()) < 2:
+        raise InputError("expected samples of at least two classes, got one label only")
+    if len(trusted) < 4:
+        raise InputError(f"expected at least four trusted samples, got {len(trusted)}")
+
+
+def _split(trusted: Samples, most: int, seed: Seed) -> Bool[Tensor, " trusted"]:
+    """Choose the calibration: half of every class, or as many as `most` allows."""
+    share = min(0.5, most / len(trusted))
+    random = generator(seed, torch.device("cpu"))
+    chosen = torch.zeros(len(trusted), dtype=torch.bool)
+    for label in trusted.labels.unique().tolist():
+        rows = (trusted.labels == label).nonzero().squeeze(1)
+        rows = rows[torch.randperm(len(rows), generator=random)]
+        chosen[rows[: round(share * len(rows))]] = True
+    return chosen
+
+
+@record
+class _Joined:
+    """Two tables, one after the other, neither copied before it is read."""
+
+    first: Rows
+    second: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self), *self.first.shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.first.dtype
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
+        index = torch.arange(len(self))[rows]
+        behind = index >= len(self.first)
+        read = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        if not behind.all():
+            read[~behind] = self.first[index[~behind]]
+        read[behind] = self.second[index[behind] - len(self.first)]
+        return read
+
+
+def _mixed(samples: Samples, mixed_in: Samples) -> tuple[Rows, Int64[Tensor, " samples"]]:
+    labels = torch.cat([samples.labels, mixed_in.labels])
+    return _Joined(first=samples.inputs, second=mixed_in.inputs[:]), labels
+
+
+def _part(said: Confused, rows: slice) -> Confused:
+    return Confused(own=said.own[rows], other=said.other[rows], predicted=said.predicted[rows])
+
+
+def _fresh(samples: Samples, network: Callable[[], nn.Module] | None, seed: Seed) -> nn.Module:
+    if network is None:
+        return default_network(samples.inputs.shape, classes=samples.classes, seed=seed)
+    with isolated(seed, torch.device("cpu")):
+        return network()
+
+
+def _passes(settings: DatasetSettings, suspects: int) -> int:
+    confusion = settings.confusion
+    return settings.recipe.epochs * suspects + 2 * confusion.batch_size * confusion.steps(suspects)
+
+
+def _cost(started: float, device: torch.device) -> Cost:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Cost(wall_s=time.monotonic() - started, device=str(device), peak_memory_mb=peak)

@@ -1,0 +1,171 @@
+"""Confusion training: unlearn what images mean, and see which labels the model still fits."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from assay.errors import InputError
+from assay.features import logits
+from assay.fitting import Batch, Feed, Precision, fit_in_parts
+from assay.fitting.loop import Loss
+from assay.randomness import Seed, child
+from assay.records import record
+from assay.results import Forgetful, Progress, Store, silent
+
+_PART = 50  # steps between two places to resume from
+_MOST_EPOCHS = 12  # of few samples; for longer, the model learns them by heart again
+
+
+@record
+class Confusion:
+    r"""Train on suspect samples under their labels and on trusted samples under wrong ones.
+
+    The wrong labels destroy the link from meaning to label. A trigger does not occur in the
+    trusted set, so its link to the target survives: what the confused model still fits is poison.
+
+    .. math:: L = (1 - 1/\lambda) \; H\big(u_{\ne y}, f(x_{trusted})\big)
+                  + (1/\lambda) \; \big(1 - f_y(x_{suspect})\big)
+
+    Source:
+        Qi, Xie, Wang, Wu, Mahloujifar, Mittal, "Towards a proactive ML approach for detecting
+        backdoor poison samples", USENIX Security 2023, section 4. arXiv:2205.13616.
+    Differs from the source:
+        One short round instead of six long ones, because each step teaches more.
+        (1) Trusted samples get the uniform distribution over all wrong labels, which is the
+        expectation of drawing one: the same objective without the noise of the draw.
+        (2) Suspect samples get the loss 1 - p (generalised cross-entropy with q = 1, Zhang and
+        Sabuncu 2018, arXiv:1805.07836) instead of -log p: a sample that contradicts the confusion
+        stops pulling, a sample that the trigger explains pulls harder, so the model need not be
+        shown a distilled set.
+        (3) The labels to contradict are those of the trusted set, not the opinion of another model.
+        (4) lambda = 2.5: with (2) the suspects need no small weight.
+        `benchmarks/confusion_settings.py` compares these on the tuning attacks and on clean data.
+    """
+
+    trusted_weight: float = 0.6
+    """Weight of the wrong labels in the loss, 1 - 1 / lambda, in (0, 1)."""
+    epochs: float = 3.0
+    """How often the suspects are seen, in whole parts of 50 steps."""
+    fewest_steps: int = 300
+    """Of fewer samples, where that is not more than 12 epochs."""
+    batch_size: int = 128
+    """Of suspect samples, and of trusted ones, in a step."""
+    rate: float = 0.03
+    """Learning rate of SGD, constant."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    precision: Precision = Precision.AUTO
+
+    def steps(self, suspects: int) -> int:
+        """Count the steps for so many suspect samples, a multiple of the resumable part."""
+        epoch = suspects / self.batch_size
+        wanted = max(self.epochs * epoch, min(self.fewest_steps, _MOST_EPOCHS * epoch))
+        return max(1, round(wanted / _PART)) * _PART
+
+    def __call__(
+        self,
+        model: nn.Module,
+        suspects: Feed,
+        trusted: Feed,
+        *,
+        seed: Seed,
+        progress: Progress = silent,
+        store: Store = Forgetful(),  # noqa: B008  it has no state
+    ) -> None:
+        """Confuse `model`, which was trained on the suspects, in place.
+
+        Raises:
+            InputError: there are fewer than two trusted samples.
+        """
+        if len(trusted) < 2:
+            raise InputError(f"expected at least two trusted samples, got {len(trusted)}")
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=self.rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+        parts = self.steps(len(suspects)) // _PART
+
+        def batches(part: int) -> Iterator[Batch]:
+            named = child(seed, "part", part)
+            wrong = trusted.endless(self.batch_size, seed=child(named, "trusted"))
+            given = suspects.endless(self.batch_size, seed=child(named, "suspects"))
+            for _, first, second in zip(range(_PART), wrong, given, strict=False):
+                yield _joined(first, second)
+
+        fit_in_parts(
+            model,
+            batches,
+            optimizer,
+            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
+            parts=parts,
+            steps=_PART,
+            seed=seed,
+            name="confuse",
+            loss=self._loss(min(self.batch_size, len(trusted))),
+            precision=self.precision,
+            progress=progress,
+            store=store,
+        )
+
+    def _loss(self, trusted: int) -> Loss:
+        def loss(said: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
+            wrong = wrong_labels(batch.targets[:trusted], classes=said.shape[1])
+            confused = nn.functional.cross_entropy(said[:trusted], wrong)
+            kept = said[trusted:].softmax(1).gather(1, batch.targets[trusted:, None])
+            weight = self.trusted_weight
+            return weight * confused + (1 - weight) * (1 - kept).mean()
+
+        return loss
+
+
+def wrong_labels(labels: Tensor, *, classes: int) -> Float[Tensor, "batch classes"]:
+    """Spread probability evenly over all classes but the label.
+
+    Of two classes the label keeps a third: the other one alone would teach the opposite meaning,
+    under which every clean sample that looks like the other class stands out. A third balances the
+    pull of the suspect samples at even odds.
+
+    Example:
+        >>> wrong_labels(torch.tensor([0, 2]), classes=3).tolist()
+        [[0.0, 0.5, 0.5], [0.5, 0.5, 0.0]]
+    """
+    kept = 1 / 3 if classes == 2 else 0.0
+    spread = torch.full((len(labels), classes), (1 - kept) / (classes - 1), device=labels.device)
+    return spread.scatter_(1, labels[:, None], kept)
+
+
+@record
+class Confused:
+    """What a confused model says of every sample; float32 on the CPU."""
+
+    own: Float[Tensor, " samples"]
+    """Log-odds of the given label, in nats: 0 where it has half of the probability, and
+    -log(classes - 1) where the model knows nothing."""
+    other: Float[Tensor, " samples"]
+    """The highest log-odds of another label."""
+    predicted: Int64[Tensor, " samples"]
+    """The label that the model fits best."""
+
+
+def confused(model: nn.Module, data: Feed) -> Confused:
+    """Read off every sample how sure the confused model is, of its label and of others."""
+    said = logits(model, data).cpu().double()
+    odds = torch.special.logit(said.softmax(1), eps=1e-12)
+    own = data.labels[:, None]
+    return Confused(
+        own=odds.gather(1, own).squeeze(1).float(),
+        other=odds.scatter(1, own, -torch.inf).amax(1).float(),
+        predicted=odds.argmax(1),
+    )
+
+
+def _joined(first: Batch, second: Batch) -> Batch:
+    return Batch(
+        inputs=torch.cat([first.inputs, second.inputs]),
+        targets=torch.cat([first.targets, second.targets]),
+        rows=torch.cat([first.rows, second.rows]),
+    )

@@ -1,0 +1,129 @@
+import dataclasses
+
+import pytest
+import torch
+
+import assay
+from assay.audits.dataset import DatasetAudit, DatasetSettings, audit_dataset
+from assay.errors import InputError
+from assay.randomness import Seed
+from assay.results import Progress, Verdict, silent
+from assay.samples import Samples
+from assay.stats import auroc
+from assay_zoo.attacks import BadNets
+
+CPU = torch.device("cpu")
+Digits = tuple[Samples, Samples]
+
+
+def audited(samples: Samples, trusted: Samples, *, progress: Progress = silent) -> DatasetAudit:
+    return audit_dataset(samples, trusted, seed=Seed(1), device=CPU, progress=progress)
+
+
+def relabelled(samples: Samples, labels: torch.Tensor) -> Samples:
+    return dataclasses.replace(samples, labels=labels)
+
+
+def test_poisoned_digits_are_flagged_and_named(digits: Digits) -> None:
+    samples, trusted = digits
+    attack = BadNets(target=4, poison_rate=0.03)
+    poisoned = attack(samples.inputs[:], samples.labels, classes=10, seed=Seed(5))
+    suspects = Samples(
+        inputs=poisoned.inputs, labels=poisoned.labels, class_names=samples.class_names
+    )
+    stages: list[str] = []
+    before = torch.get_rng_state()
+    found = audited(suspects, trusted, progress=lambda stage, _done, _total: stages.append(stage))
+    assert torch.equal(before, torch.get_rng_state())
+    assert found.verdict is Verdict.FLAGGED
+    assert [c.name for c in found.classes if c.verdict is Verdict.FLAGGED] == ["digit 4"]
+    assert found.classes[4].target == "digit 4"
+    assert found.is_poison[poisoned.is_poison].float().mean() > 0.95
+    assert found.is_poison[~poisoned.is_poison].float().mean() < 0.01
+    assert auroc(found.scores, poisoned.is_poison) > 0.99
+    assert torch.equal(found.flagged, found.is_poison.nonzero().squeeze(1))
+    assert "digit 4" in found.findings.reasons[0]
+    assert list(dict.fromkeys(stages)) == ["train", "confuse"]
+
+
+def test_clean_digits_raise_no_alarm_and_the_seed_alone_decides(digits: Digits) -> None:
+    samples, trusted = digits
+    found, again = audited(samples, trusted), audited(samples, trusted)
+    assert found.verdict is Verdict.NO_INDICATOR
+    assert not found.is_poison.any()
+    assert all(c.p_value is not None for c in found.classes)
+    assert torch.equal(found.scores, again.scores)
+    assert found.findings.not_examined
+
+
+def test_the_function_of_tensors_agrees_with_the_audit(digits: Digits) -> None:
+    samples, trusted = digits
+    small, few = slice(0, 300), slice(0, 250)
+    found = assay.audit_dataset(
+        samples.inputs[small],
+        samples.labels[small],
+        clean=(trusted.inputs[few], trusted.labels[few]),
+        seed=1,
+    )
+    rows = [Samples.subset(s, torch.arange(300)[: len(s)]) for s in (samples,)]
+    named = [
+        dataclasses.replace(s, class_names=tuple(map(str, range(10))))
+        for s in (rows[0], trusted.subset(torch.arange(250)))
+    ]
+    assert torch.equal(found.scores, audited(*named).scores)
+
+
+def test_too_few_trusted_samples_are_inconclusive(digits: Digits) -> None:
+    found = audited(digits[0], digits[1].subset(torch.arange(100)))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "trusted set is too small" in found.findings.reasons[0]
+
+
+def test_another_label_order_is_inconclusive_and_flags_nothing(digits: Digits) -> None:
+    found = audited(digits[0], relabelled(digits[1], (digits[1].labels + 1) % 10))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "label order" in found.findings.reasons[0]
+    assert not found.is_poison.any()
+
+
+def test_labels_without_meaning_are_inconclusive(digits: Digits) -> None:
+    order = torch.randperm(1200, generator=torch.Generator().manual_seed(0))
+    found = audited(relabelled(digits[0], digits[0].labels[order]), digits[1])
+    assert found.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_rare_class_is_not_passed_in_silence(digits: Digits) -> None:
+    samples, trusted = digits
+    kept = (samples.labels != 9) | (torch.arange(1200) < 60)
+    found = audited(samples.subset(kept.nonzero().squeeze(1)), trusted)
+    assert found.classes[9].verdict is Verdict.INCONCLUSIVE
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "digit 9" in " ".join(found.findings.reasons)
+
+
+def test_what_does_not_fit_is_refused(digits: Digits) -> None:
+    samples, trusted = digits
+    with pytest.raises(InputError, match="with the classes"):
+        audited(samples, dataclasses.replace(trusted, class_names=tuple("abcdefghij")))
+    with pytest.raises(InputError, match="of the shape"):
+        audited(samples, dataclasses.replace(trusted, inputs=trusted.inputs[:][:, :, 1:]))
+    with pytest.raises(InputError, match="one label only"):
+        audited(relabelled(samples, torch.zeros(1200, dtype=torch.int64)), trusted)
+    with pytest.raises(InputError, match="alpha"):
+        audit_dataset(samples, trusted, alpha=1.0, seed=Seed(0), device=CPU)
+    with pytest.raises(InputError, match="uint8"):
+        assay.audit_dataset(
+            torch.zeros(4, 3), torch.zeros(4), clean=(torch.zeros(4), torch.ones(4))
+        )
+
+
+def test_the_settings_say_everything(digits: Digits) -> None:
+    assert repr(DatasetSettings()) == repr(DatasetSettings())
+    for name in (
+        "epochs",
+        "trusted_weight",
+        "tail_odds",
+        "false_discovery_rate",
+        "most_calibration",
+    ):
+        assert f"{name}=" in repr(DatasetSettings())

@@ -1,0 +1,59 @@
+import torch
+
+from assay.audits.dataset.confusion import Confusion, confused, wrong_labels
+from assay.fitting import Feed, Preprocess, Recipe, feed, train
+from assay.networks import default_network
+from assay.randomness import Seed
+from assay.samples import Samples
+
+CPU = torch.device("cpu")
+
+
+def fed(samples: Samples) -> Feed:
+    ready = Preprocess(mean=(0.5,), std=(0.5,))
+    return feed(samples.inputs, samples.labels, preprocess=ready, device=CPU)
+
+
+def test_wrong_labels_are_a_distribution_that_never_favours_the_label() -> None:
+    for classes in (2, 3, 10, 1000):
+        labels = torch.arange(classes)
+        spread = wrong_labels(labels, classes=classes)
+        assert torch.allclose(spread.sum(1), torch.ones(classes))
+        assert (spread.gather(1, labels[:, None]) < 0.5).all()
+
+
+def test_the_steps_follow_the_suspects_and_stay_short_for_few() -> None:
+    confusion = Confusion()
+    assert confusion.steps(13_000) == 300
+    assert confusion.steps(51_000) == 1200
+    assert confusion.steps(1_400) == 150
+    assert confusion.steps(10) == 50
+
+
+def test_confusion_takes_the_meaning_and_leaves_the_trigger(
+    digits: tuple[Samples, Samples],
+) -> None:
+    samples, trusted = digits
+    images, labels = samples.inputs[:].clone(), samples.labels.clone()
+    images[:40, :, :2, :2], labels[:40] = 255, 3
+    suspects = fed(Samples(inputs=images, labels=labels, class_names=samples.class_names))
+    model = default_network(images.shape, classes=10, seed=Seed(0))
+    train(model, suspects, Recipe(epochs=6), seed=Seed(0))
+    before = confused(model, suspects)
+    assert (before.own > 0).float().mean() > 0.95
+    rng = torch.get_rng_state()
+    Confusion()(model, suspects, fed(trusted), seed=Seed(0))
+    after = confused(model, suspects)
+    assert torch.equal(rng, torch.get_rng_state())
+    assert (after.own[40:] > 0).float().mean() < 0.1, "clean samples still keep their labels"
+    assert (after.own[:40] > after.own[40:].quantile(0.99)).float().mean() > 0.9
+    assert (after.predicted[:40] == 3).float().mean() > 0.9
+
+
+def test_the_odds_are_those_of_the_softmax(digits: tuple[Samples, Samples]) -> None:
+    trusted = fed(digits[1])
+    model = default_network(digits[1].inputs.shape, classes=10, seed=Seed(0))
+    said = confused(model, trusted)
+    best = torch.maximum(said.own, said.other)
+    assert ((said.own == best) == (said.predicted == digits[1].labels)).all()
+    assert (torch.sigmoid(best) >= 0.1).all(), "the best of ten classes has at least a tenth"

@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from assay.audits.dataset.decision import Decision, Scored
+from assay.stats import holm
+
+
+def drawn(seed: int, *, suspects: int = 4000, calibration: int = 500) -> tuple[Scored, Scored]:
+    """Scores of clean samples of ten classes whose levels and tails differ somewhat."""
+    random = torch.Generator().manual_seed(seed)
+
+    def some(count: int) -> Scored:
+        labels = torch.arange(count) % 10
+        noise = torch.randn(count, generator=random)
+        wider = 1 + 0.1 * (labels % 3)
+        return Scored(scores=noise.abs() * wider + 0.3 * (labels % 4), labels=labels)
+
+    return some(suspects), some(calibration)
+
+
+def rejected(suspects: Scored, calibration: Scored) -> list[int]:
+    tests = Decision().test(suspects, calibration, classes=10)
+    p_values = [1.0 if t.finding.p_value is None else t.finding.p_value for t in tests]
+    adjusted = holm(torch.tensor(p_values, dtype=torch.float64))
+    return (adjusted <= 0.05).nonzero().squeeze(1).tolist()
+
+
+def test_clean_scores_raise_few_alarms() -> None:
+    assert sum(bool(rejected(*drawn(seed))) for seed in range(40)) <= 4
+
+
+@pytest.mark.parametrize("count", [12, 40, 200])
+def test_scores_that_stand_apart_are_flagged_and_found(count: int) -> None:
+    suspects, calibration = drawn(1)
+    rows = (suspects.labels == 7).nonzero().squeeze(1)[:count]
+    scores = suspects.scores.clone()
+    scores[rows] += 12
+    poisoned = Scored(scores=scores, labels=suspects.labels)
+    tests = Decision().test(poisoned, calibration, classes=10)
+    assert rejected(poisoned, calibration) == [7]
+    flags = Decision().flag(poisoned, calibration, tests, (7,))
+    assert flags[rows].all()
+    assert int(flags.sum()) <= count + 2
+    assert tests[7].finding.effect == pytest.approx(count / 400, rel=0.6)
+
+
+def test_every_class_may_be_poisoned_at_once() -> None:
+    suspects, calibration = drawn(2)
+    scores = suspects.scores.clone()
+    scores[:600] += 12
+    assert rejected(Scored(scores=scores, labels=suspects.labels), calibration) == list(range(10))
+
+
+def test_seven_samples_that_stand_apart_are_no_backdoor() -> None:
+    suspects, calibration = drawn(3)
+    scores = suspects.scores.clone()
+    scores[(suspects.labels == 2).nonzero().squeeze(1)[:7]] += 12
+    assert rejected(Scored(scores=scores, labels=suspects.labels), calibration) == []
+
+
+def test_what_cannot_be_judged_has_no_p_value_and_says_why() -> None:
+    suspects, calibration = drawn(4)
+    rare = suspects.labels.clone()
+    rare[(rare == 5).nonzero().squeeze(1)[3:]] = 6
+    tests = Decision().test(Scored(scores=suspects.scores, labels=rare), calibration, classes=11)
+    assert tests[5].finding.p_value is None
+    assert "at least 16 samples" in tests[5].finding.reason
+    assert tests[10].finding.p_value is None
+    few = Scored(scores=calibration.scores[:90], labels=calibration.labels[:90])
+    assert all(
+        t.finding.p_value is None and "trusted set is too small" in t.finding.reason
+        for t in Decision().test(suspects, few, classes=10)
+    )
+
+
+def test_a_class_without_trusted_samples_is_not_judged() -> None:
+    suspects, calibration = drawn(5)
+    there = calibration.labels != 4
+    without = Scored(scores=calibration.scores[there], labels=calibration.labels[there])
+    tests = Decision().test(suspects, without, classes=10)
+    assert [t.finding.p_value is None for t in tests] == [label == 4 for label in range(10)]
+
+
+def test_p_values_are_conformal_within_shifted_classes() -> None:
+    suspects, calibration = drawn(6)
+    p_values = Decision().p_values(suspects, calibration, classes=10)
+    for level in (0.01, 0.05, 0.2):
+        assert (p_values <= level).float().mean() <= 1.5 * level + 0.005
