@@ -67,8 +67,8 @@ class Painter:
 class InputAware:
     """Paint victims with patterns that a network makes for each of them.
 
-    First the masks are learned, sparse and diverse; then the patterns, together with a classifier
-    that is to answer to an image's own pattern and not to that of another (cross-trigger).
+    First the masks are learned, to be diverse; then the patterns, together with a classifier that
+    is to answer to an image's own pattern and not to that of another (cross-trigger).
 
     Source:
         Nguyen, Tran, "Input-aware dynamic backdoor attack", NeurIPS 2020. arXiv:2010.08138.
@@ -79,8 +79,10 @@ class InputAware:
         of the training set; there are no cross-triggers in it.
     Differs from the source:
         Small networks with shortcuts (U-Net), hundreds of steps on a part of the data, and Adam
-        for the classifier too. The attacker does not control the victim's training, as in
-        backdoor-toolbox; victims are drawn from the classes that are not the target.
+        for the classifier too. The mask's threshold is each image's own quantile, so that every
+        image has the same share painted, without a loss for the density. The attacker does not
+        control the victim's training, as in backdoor-toolbox; victims are drawn from the classes
+        that are not the target.
     """
 
     target: int = 0

@@ -111,10 +111,9 @@ def test_what_does_not_fit_is_refused(digits: Digits) -> None:
         audited(relabelled(samples, torch.zeros(1200, dtype=torch.int64)), trusted)
     with pytest.raises(InputError, match="alpha"):
         audit_dataset(samples, trusted, alpha=1.0, seed=Seed(0), device=CPU)
-    with pytest.raises(InputError, match="uint8"):
-        assay.audit_dataset(
-            torch.zeros(4, 3), torch.zeros(4), clean=(torch.zeros(4), torch.ones(4))
-        )
+    labels = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(InputError, match="expected images as uint8"):
+        assay.audit_dataset(torch.zeros(4, 3, 8, 8), labels, clean=(torch.zeros(4, 3), labels))
 
 
 def test_the_settings_say_everything(digits: Digits) -> None:

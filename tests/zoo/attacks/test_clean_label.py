@@ -2,13 +2,13 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from assay.fitting import Augment, Recipe, train
+from assay.fitting import Recipe, train
 from assay.networks import default_network
 from assay.randomness import Seed
 from assay_zoo.attacks.clean_label import CleanLabel, four_corners, perturb
 from assay_zoo.learned import some_of
 
-RECIPE = Recipe(epochs=4, batch_size=64, augment=Augment(shift=0.0))
+RECIPE = Recipe(epochs=4, batch_size=64)
 
 
 @pytest.fixture(scope="module")

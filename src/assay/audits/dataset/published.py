@@ -19,6 +19,8 @@ from assay.records import record
 from assay.results import Forgetful, Progress, SampleScores, Store, silent
 from assay.samples import Rows, Samples
 
+from .confusion import _joined
+
 _PART = 500  # steps between two places to resume from
 
 
@@ -114,7 +116,8 @@ class PublishedConfusionTraining:
             preprocess: what the network wants; None to measure it on the trusted samples.
             seed: decides everything random.
             device: where to compute.
-            memory_mb: how much of the suspects may lie on the device at once.
+            memory_mb: how much of the suspects may lie on the device at once; main memory holds the
+                distilled ones.
             progress: called with the stages `first`, `pretrain-0`, `confuse-0`, `pretrain-1`, ...
             store: what to resume from.
 
@@ -150,9 +153,10 @@ class PublishedConfusionTraining:
         clean = clean.relabelled(self._opinion(fresh("first"), suspects, clean, run))
         pretrained, rows = fresh("rounds"), torch.arange(len(samples))
         for index in range(len(self.lambdas)):
-            given = fed(_Chosen(inputs=samples.inputs, rows=rows), samples.labels[rows])
+            chosen = samples.subset(rows)
+            given = fed(chosen.inputs, chosen.labels)
             last = index == len(self.ratios)
-            taught = fed(*_with_wrong(samples.subset(rows), trusted)) if last else given
+            taught = fed(*_with_wrong(chosen, trusted)) if last else given
             self._pretrain(pretrained, taught, index, run)
             model = copy.deepcopy(pretrained)
             self._confuse(model, given, clean, index, run)
@@ -162,7 +166,7 @@ class PublishedConfusionTraining:
         return self._judged(extract(model, suspects), samples)
 
     def sample_passes(self, samples: Samples, trusted: Samples) -> int:
-        """Count the forward and backward passes of one sample; those that floors add are left out."""
+        """Count forward and backward passes of one sample; what floors add is left out."""
         suspects, clean = len(samples), min(self.batch_size, len(trusted))
         passes = self._scaled(self.first.epochs) * suspects
         for index, epochs in enumerate(self.pretrain_epochs):
@@ -361,38 +365,8 @@ class _Run:
         )
 
 
-@record
-class _Chosen:
-    """Some rows of a table, not copied before they are read."""
-
-    inputs: Rows
-    rows: Int64[Tensor, " chosen"]
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((len(self.rows), *self.inputs.shape[1:]))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.inputs.dtype
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
-        return self.inputs[self.rows[rows]]
-
-
 def _with_wrong(chosen: Samples, trusted: Samples) -> tuple[Tensor, Int64[Tensor, " samples"]]:
     """Add the trusted samples, each under the label after its own."""
     wrong = (trusted.labels + 1) % trusted.classes
     inputs = torch.cat([chosen.inputs[:], trusted.inputs[:]])
     return inputs, torch.cat([chosen.labels, wrong])
-
-
-def _joined(first: Batch, second: Batch) -> Batch:
-    return Batch(
-        inputs=torch.cat([first.inputs, second.inputs]),
-        targets=torch.cat([first.targets, second.targets]),
-        rows=torch.cat([first.rows, second.rows]),
-    )

@@ -1,0 +1,306 @@
+"""Measure the dataset audit on poisoned and clean data sets, cell by cell."""
+
+import argparse
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+import grid
+from assay.audits.dataset import DatasetSettings, audit_dataset
+from assay.errors import InputError
+from assay.fitting import Recipe
+from assay.results import Verdict
+from assay_zoo.data import DATA_SETS
+from assay_zoo.scenarios import SCENARIOS
+from baselines import BASELINES
+from experiment import (
+    CLEAN,
+    NETWORKS,
+    Case,
+    Prepared,
+    accuracy_and_asr,
+    keep,
+    prepare,
+    rates,
+    train_ordinary,
+    undefended,
+    untrained,
+)
+
+RESULTS = grid.HERE / "results" / "dataset-audit"
+
+SIZES = {
+    "cifar10": (12_000, 2_000, 8_000),
+    "fashion-mnist": (12_000, 2_000, 8_000),
+    "gtsrb": (6_000, 1_075, 1_075),
+    "digits": (1_000, 200, 597),
+    "breast-cancer": (300, 100, 169),
+}
+"""Training, trusted and test samples, unless the command names others."""
+
+VERSIONS = {
+    "undefended": 1,
+    "reference": 1,
+    "audit": 1,
+    "cleansed": 1,
+    "baseline": 1,
+    "published": 1,
+}
+"""To be raised when the code of a kind changes what it measures, so that its cells are computed
+anew."""
+
+PARTS = ("asr", "audit", "baselines", "published")
+
+
+def main() -> int:
+    asked = _parser().parse_args()
+    torch.set_num_threads(asked.threads)
+    groups = [
+        _group(_case(asked, data, scenario, seed), asked.only)
+        for data in asked.data
+        for seed in asked.seeds
+        for scenario in _scenarios(asked.scenario, data)
+    ]
+    if asked.list:
+        for group in groups:
+            for cell in group.cells:
+                print("done   " if cell.path(RESULTS).exists() else "missing", cell.name)
+        return 0
+    failed = grid.run(groups, RESULTS, device=asked.device, shard=asked.shard)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--data", type=_names(DATA_SETS), default=["cifar10"], help="comma-separated, in order")
+    add("--scenario", type=_names(("all", CLEAN, *SCENARIOS)), default=["all"])
+    add("--seed", "--seeds", dest="seeds", type=_numbers, default=[0], help="such as 0 or 0-19,25")
+    add("--only", type=_names(PARTS), default=list(PARTS[:3]), help="default: asr,audit,baselines")
+    add("--network", choices=NETWORKS, default="default")
+    add("--train", type=int, help="training samples")
+    add("--trusted", type=int, help="trusted samples")
+    add("--test", type=int, help="test samples")
+    add("--epochs", type=int, default=Recipe().epochs, help="of every training")
+    add("--device", type=torch.device, default=torch.device("cpu"))
+    add("--threads", type=int, default=1)
+    add("--shard", type=_shard, default=(0, 1), help="such as 0/2: the first of two processes")
+    add("--list", action="store_true", help="only say which cells are done")
+    return parser
+
+
+def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
+    def names(text: str) -> list[str]:
+        unknown = [name for name in text.split(",") if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, got {unknown}")
+        return text.split(",")
+
+    return names
+
+
+def _numbers(text: str) -> list[int]:
+    ranges = [part.partition("-") for part in text.split(",")]
+    return [n for low, _, high in ranges for n in range(int(low), int(high or low) + 1)]
+
+
+def _shard(text: str) -> tuple[int, int]:
+    own, _, count = text.partition("/")
+    if not 0 <= int(own) < int(count):
+        raise argparse.ArgumentTypeError(f"expected such as 0/2 or 1/2, got {text}")
+    return int(own), int(count)
+
+
+def _scenarios(asked: Sequence[str], data: str) -> list[str]:
+    tabular = data == "breast-cancer"
+    fitting = [CLEAN, *(name for name, each in SCENARIOS.items() if each.tabular == tabular)]
+    return [name for name in fitting if name in asked or "all" in asked]
+
+
+def _case(asked: argparse.Namespace, data: str, scenario: str, seed: int) -> Case:
+    train, trusted, test = SIZES[data]
+    return Case(
+        data=data,
+        train=asked.train or train,
+        trusted=asked.trusted or trusted,
+        test=asked.test or test,
+        scenario=scenario,
+        seed=seed,
+        network=asked.network,
+        training=Recipe(epochs=asked.epochs),
+        device=asked.device,
+    )
+
+
+def _group(case: Case, parts: Sequence[str]) -> grid.Group:
+    """List the cells of a case, in the order in which they need each other."""
+    settings = DatasetSettings()
+    if case.training.epochs != Recipe().epochs:
+        settings = dataclasses.replace(settings, recipe=case.training)
+    audit = _cell(case, "audit", repr(settings), lambda: _audit(case, settings))
+    cells: list[grid.Cell] = []
+    if "asr" in parts:
+        cells.append(_cell(case, "undefended", "", lambda: _undefended(case)))
+    if "asr" in parts and case.attack is not None:
+        cells.append(_cell(case, "reference", "", lambda: _reference(case)))
+    if "audit" in parts:
+        cells.append(audit)
+    if "audit" in parts and case.attack is not None:
+        there = audit.path(RESULTS)
+        cells.append(_cell(case, "cleansed", audit.digest, lambda: _cleansed(case, there)))
+    if "baselines" in parts and case.attack is not None:
+        cells += [_baseline(case, name) for name in BASELINES if _suits(name, case)]
+    if "published" in parts and case.attack is not None:
+        cells.append(_published(case))
+    return grid.Group(name=f"{_name(case)}-{case.digest}", cells=tuple(cells))
+
+
+def _cell(case: Case, kind: str, method: str, measure: Callable[[], grid.Result]) -> grid.Cell:
+    version = VERSIONS[kind.partition(":")[0]]
+    return grid.Cell(
+        name=f"{_name(case)}-{kind.replace(':', '-')}",
+        kind=f"{case.data} {kind}",
+        recipe={**case.recipe, "kind": kind, "method": method, "version": version},
+        measure=measure,
+    )
+
+
+def _name(case: Case) -> str:
+    return f"{case.data}-{case.train}-{case.scenario}-s{case.seed}"
+
+
+def _undefended(case: Case) -> grid.Result:
+    trained = keep(case, train_ordinary(case, prepare(case).suspects))
+    return {
+        **accuracy_and_asr(case, trained),
+        "train_wall_s": trained.wall_s,
+        "train_cpu_s": trained.cpu_s,
+        "sample_passes": case.training.epochs * case.train,
+    }
+
+
+def _reference(case: Case) -> grid.Result:
+    """Ask the ordinary model of the clean data about the triggered test samples."""
+    clean = undefended(dataclasses.replace(case, scenario=CLEAN))
+    return {**accuracy_and_asr(case, clean)}
+
+
+def _audit(case: Case, settings: DatasetSettings) -> grid.Result:
+    prepared = prepare(case)
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = audit_dataset(
+        prepared.suspects,
+        prepared.split.trusted,
+        settings=settings,
+        network=lambda: untrained(case, prepared.suspects),
+        seed=case.part("audit"),
+        device=case.device,
+    )
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    adjusted = [c.adjusted_p_value for c in found.classes if c.adjusted_p_value is not None]
+    everything = torch.ones_like(found.is_poison)
+    return {
+        "verdict": found.verdict.value,
+        **rates(prepared.poisoned, found.is_poison, found.scores, everything),
+        "suspicious_classes": [c.label for c in found.classes if c.verdict is Verdict.FLAGGED],
+        "poisoned_classes": _poisoned_classes(prepared),
+        "smallest_adjusted_p": min(adjusted, default=None),
+        "classes": [
+            {
+                "label": c.label,
+                "samples": c.samples,
+                "flagged": c.flagged,
+                "statistic": c.statistic,
+                "p_value": c.p_value,
+                "verdict": c.verdict.value,
+            }
+            for c in found.classes
+        ],
+        "reasons": list(found.findings.reasons),
+        "audit_wall_s": wall,
+        "audit_cpu_s": cpu,
+        "sample_passes": found.sample_passes,
+        "passes_ratio": found.sample_passes / (case.training.epochs * case.train),
+        "flagged_samples": " ".join(str(row) for row in found.flagged.tolist()),
+    }
+
+
+def _poisoned_classes(prepared: Prepared) -> list[int]:
+    return prepared.suspects.labels[prepared.poisoned.is_poison].unique().tolist()
+
+
+def _cleansed(case: Case, audit: pathlib.Path) -> grid.Result:
+    if not audit.exists():
+        raise InputError(f"expected the audit's cell {audit.name}, which is missing: run it first")
+    flagged = [int(row) for row in grid.read(audit)["result"]["flagged_samples"].split()]
+    suspects = prepare(case).suspects
+    kept = torch.ones(len(suspects), dtype=torch.bool)
+    kept[flagged] = False
+    trained = train_ordinary(case, suspects.subset(kept.nonzero().squeeze(1)))
+    return {**accuracy_and_asr(case, trained), "samples": int(kept.sum())}
+
+
+def _baseline(case: Case, name: str) -> grid.Cell:
+    method = BASELINES[name]
+
+    def measure() -> grid.Result:
+        prepared, ordinary = prepare(case), undefended(case)
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = method(case, prepared, ordinary)
+        return {
+            **rates(prepared.poisoned, found.flagged, found.scores, found.examined),
+            "examined": int(found.examined.sum()),
+            "method_wall_s": time.perf_counter() - wall,
+            "method_cpu_s": time.process_time() - cpu,
+        }
+
+    return _cell(case, f"baseline:{name}", repr(method), measure)
+
+
+def _published(case: Case) -> grid.Cell:
+    """The published schedule; imported here, because it is the only cell that needs it."""
+    from assay.audits.dataset import PublishedConfusionTraining
+
+    method = PublishedConfusionTraining()
+
+    def measure() -> grid.Result:
+        prepared, passes = prepare(case), [0]
+
+        def count(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            passes[0] += len(inputs[0]) * model.training
+
+        def network() -> nn.Module:
+            model = untrained(case, prepared.suspects)
+            model.register_forward_pre_hook(count)
+            return model
+
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = method(
+            prepared.suspects,
+            prepared.split.trusted,
+            network=network,
+            seed=case.part("published"),
+            device=case.device,
+        )
+        everything = torch.ones_like(found.flagged)
+        return {
+            **rates(prepared.poisoned, found.flagged, found.scores, everything),
+            "method_wall_s": time.perf_counter() - wall,
+            "method_cpu_s": time.process_time() - cpu,
+            "sample_passes": passes[0],
+            "passes_ratio": passes[0] / (case.training.epochs * case.train),
+        }
+
+    return _cell(case, "published", repr(method), measure)
+
+
+def _suits(name: str, case: Case) -> bool:
+    return name != "strip" or not SCENARIOS[case.scenario].tabular
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,100 @@
+"""What an audit would do and cost, before it is done."""
+
+import itertools
+import time
+
+import torch
+
+from assay.audits.dataset import DatasetSettings
+from assay.fitting import Feed, Preprocess, Step, feed, fit, sgd
+from assay.randomness import Seed, child
+from assay.repair import fresh_network
+from assay.storage import documents
+
+from .job import DatasetJob, Loaded
+from .output import write
+
+_STEPS = 4
+"""Steps that are timed, after one that is not."""
+_PASS = 1 / 3
+"""What a forward pass costs, as a share of a training step."""
+
+
+def show_estimate(job: DatasetJob, loaded: Loaded, *, json: bool) -> None:
+    """Time a few training steps, and say what the whole audit would take."""
+    rate = _rate(job, loaded)
+    stages = {name: samples / rate for name, samples in _stages(job, loaded).items()}
+    document = {
+        "schema": "assay/estimate/v1",
+        "data": job.data,
+        "samples": len(loaded.data),
+        "classes": loaded.data.classes,
+        "trusted": len(loaded.clean),
+        "device": job.device,
+        "samples_per_s": rate,
+        "stages_s": stages,
+        "wall_s": sum(stages.values()),
+    }
+    if json:
+        write(documents.dump(document))
+        return
+    write(
+        f"{job.data}: {len(loaded.data):,} samples of {loaded.data.classes} classes, "
+        f"{len(loaded.clean):,} trusted ones\n"
+        f"on {job.device}: about {rate:,.0f} samples a second in training, measured just now"
+    )
+    for name, seconds in stages.items():
+        write(f"  {name:15} {_time(seconds)}")
+    write(f"in all about {_time(sum(stages.values()))}; nothing was run or written")
+
+
+def _stages(job: DatasetJob, loaded: Loaded) -> dict[str, float]:
+    """Count the work of each stage, in samples trained on."""
+    settings, count = DatasetSettings(), len(loaded.data)
+    ordinary = float(settings.recipe.epochs * count)
+    confusion = settings.confusion
+    stages = {
+        "train": ordinary,
+        "confuse": 2.0 * confusion.steps(count) * confusion.batch_size,
+        "score": _PASS * (count + len(loaded.clean)),
+    }
+    if job.prove:
+        stages |= {"retrain-before": ordinary, "retrain-after": ordinary}
+    return stages
+
+
+def _rate(job: DatasetJob, loaded: Loaded) -> float:
+    """Measure how many samples a second the network is trained on."""
+    recipe, device, seed = DatasetSettings().recipe, torch.device(job.device), Seed(job.seed)
+    data = _feed(job, loaded, device)
+    model = fresh_network(loaded.data, loaded.network, seed).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = data.endless(recipe.batch_size, seed=child(seed, "estimate"))
+    ended: list[float] = []
+
+    def on_step(step: Step) -> None:
+        step.loss.item()  # waits for the device
+        ended.append(time.monotonic())
+
+    fit(
+        model,
+        itertools.islice(batches, _STEPS + 1),
+        sgd(model, recipe),
+        precision=recipe.precision,
+        on_step=on_step,
+    )
+    return _STEPS * min(recipe.batch_size, len(data)) / (ended[-1] - ended[0])
+
+
+def _feed(job: DatasetJob, loaded: Loaded, device: torch.device) -> Feed:
+    return feed(
+        loaded.data.inputs,
+        loaded.data.labels,
+        preprocess=loaded.preprocess or Preprocess.of(loaded.data.inputs),
+        device=device,
+        memory_mb=job.device_mb,
+    )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

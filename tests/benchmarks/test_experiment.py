@@ -1,0 +1,74 @@
+import dataclasses
+
+import pytest
+import torch
+
+import experiment
+from assay.fitting import Recipe
+from assay_zoo.poison import attack_success_rate
+
+CASE = experiment.Case(
+    data="digits",
+    train=600,
+    trusted=100,
+    test=200,
+    scenario="tact",
+    seed=3,
+    network="default",
+    training=Recipe(epochs=4),
+    device=torch.device("cpu"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(experiment, "CACHE", tmp_path)
+    experiment.prepare.cache_clear()
+
+
+def test_poison_from_the_cache_is_the_poison_of_the_attack() -> None:
+    first = experiment.prepare(CASE)
+    experiment.prepare.cache_clear()
+    second = experiment.prepare(CASE)
+    clean = first.split.train
+    made = CASE.attack(
+        clean.inputs[:], clean.labels, classes=clean.classes, seed=CASE.part("attack")
+    )
+    for prepared in (first, second):
+        assert torch.equal(prepared.suspects.inputs[:], made.inputs)
+        assert torch.equal(prepared.suspects.labels, made.labels)
+        assert torch.equal(prepared.poisoned.is_cover, made.is_cover)
+    test = first.split.test
+
+    def bright(inputs: torch.Tensor) -> torch.Tensor:
+        return (inputs.flatten(1).float().mean(1) > 80).long()
+
+    expected = attack_success_rate(bright, made, test.inputs[:], test.labels)
+    assert attack_success_rate(bright, second.poisoned, test.inputs[:], test.labels) == expected
+
+
+def test_clean_data_have_no_poison_and_no_success_rate() -> None:
+    case = dataclasses.replace(CASE, scenario=experiment.CLEAN)
+    trained = experiment.undefended(case)
+    measured = experiment.accuracy_and_asr(case, trained)
+    assert measured["asr"] is None
+    assert measured["accuracy"] > 0.3
+    assert not experiment.prepare(case).poisoned.is_poison.any()
+
+
+def test_the_model_from_the_cache_is_the_one_that_was_trained() -> None:
+    measured = [experiment.accuracy_and_asr(CASE, experiment.undefended(CASE)) for _ in range(2)]
+    assert measured[0] == measured[1]
+
+
+def test_cover_counts_neither_as_poison_nor_as_clean() -> None:
+    poisoned = experiment.prepare(CASE).poisoned
+    everything = torch.ones_like(poisoned.is_poison)
+    flagged = poisoned.is_poison | poisoned.is_cover
+    rates = experiment.rates(poisoned, flagged, flagged.float(), everything)
+    assert (rates["tpr"], rates["fpr"], rates["cover_flagged"], rates["auroc"]) == (1, 0, 1, 1)
+    half = poisoned.is_poison.cumsum(0) % 2 == 0
+    rates = experiment.rates(poisoned, half, None, ~poisoned.is_cover)
+    assert rates["cover_flagged"] is None
+    assert rates["auroc"] is None
+    assert 0 < rates["fpr"] < 1

@@ -1,0 +1,68 @@
+"""The options are a contract with scripts: none appears or goes by accident."""
+
+import pytest
+import typer.main
+
+from assay.cli.app import app
+
+from .conftest import Run, parsed
+
+COMMON = {"seed", "device", "quiet", "out"}
+ENDING = {"quiet", "json", "exit_zero", "max_minutes"}
+EXPECTED = {
+    "demo": COMMON,
+    "dataset": COMMON
+    | ENDING
+    | {"data", "clean", "model", "cleanse", "prove", "alpha", "dry_run", "memory_mb"}
+    | {"mean", "std", "size"},
+    "report": {"run", "form", "out"},
+    "doctor": {"device", "out", "json"},
+    "runs list": {"root", "json"},
+    "runs show": {"run", "json"},
+    "runs resume": ENDING | {"run"},
+}
+
+
+def commands(group: object, prefix: str = "") -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            found |= commands(command, f"{prefix}{name} ")
+        else:
+            found[prefix + name] = {p.name for p in command.params} - {"help"}
+    return found
+
+
+def test_no_option_appears_or_goes_by_accident() -> None:
+    assert commands(typer.main.get_command(app)) == EXPECTED
+
+
+@pytest.mark.parametrize("command", ["", *EXPECTED])
+def test_help_says_what_the_exit_codes_mean(run: Run, command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    said = " ".join(result.stdout.split())
+    assert "0 completed and nothing flagged; 1 flagged; 2 error or inconclusive" in said
+
+
+def test_help_of_the_audit_teaches(run: Run) -> None:
+    said = run("dataset", "--help").stdout
+    for form in (".npz", ".parquet", "CIFAR-10", "IDX", "class folders", "hf:NAME"):
+        assert form in said
+    assert "  assay dataset photos/ --clean trusted/\n" in said, "examples stand on their own lines"
+
+
+def test_doctor_finds_what_is_here(run: Run) -> None:
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    found = {check["name"]: check for check in parsed(result.stdout)["checks"]}
+    assert all(check["good"] for check in found.values())
+    assert {"python", "torch", "device", "precision", "memory", "disk", "threads"} <= found.keys()
+
+
+def test_doctor_misses_what_is_not_here(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("x") / "file"
+    file.write_text("")
+    result = run("doctor", "--json", "--out", file / "runs")
+    assert result.exit_code == 2
+    assert [c["name"] for c in parsed(result.stdout)["checks"] if not c["good"]] == ["run folder"]

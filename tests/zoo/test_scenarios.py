@@ -1,0 +1,26 @@
+import torch
+
+from assay.randomness import Seed
+from assay_zoo.attacks import ATTACKS
+from assay_zoo.scenarios import SCENARIOS
+
+LEARNED = {"clean-label", "input-aware", "issba"}
+
+
+def test_every_attack_has_a_scenario() -> None:
+    assert {type(scenario.attack) for scenario in SCENARIOS.values()} == set(ATTACKS.values())
+    assert any(getattr(each.attack, "all_to_all", False) for each in SCENARIOS.values())
+
+
+def test_every_scenario_poisons_ten_classes_of_images_or_a_table() -> None:
+    labels = torch.arange(1000) % 10
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (1000, 3, 16, 16), dtype=torch.uint8, generator=random)
+    table = torch.rand((1000, 30), generator=random)
+    for name, scenario in SCENARIOS.items():
+        if name in LEARNED:
+            continue
+        inputs = table if scenario.tabular else images
+        made = scenario.on("cifar10")(inputs, labels, classes=10, seed=Seed(0))
+        rate = made.is_poison.double().mean().item()
+        assert rate == scenario.attack.poison_rate, name
