@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import grid
 from assay.audits.dataset import Confusion
 from assay.audits.dataset.audit import standardised
-from assay.audits.dataset.confusion import confused, uniform_elsewhere
+from assay.audits.dataset.confusion import confused, wrong_labels
 from assay.fitting import Augment, Batch, Feed, Preprocess, Recipe, fit, train
 from assay.fitting.loop import Loss
 from assay.randomness import Seed, child, generator, isolated
@@ -231,7 +231,7 @@ def _confuse(model: nn.Module, first: _First, variant: Variant, seed: Seed) -> N
 
 def _loss(variant: Variant, trusted: int, random: torch.Generator) -> Loss:
     def loss(said: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
-        wrong = uniform_elsewhere(batch.targets[:trusted], classes=said.shape[1])
+        wrong = wrong_labels(batch.targets[:trusted], classes=said.shape[1])
         if variant.drawn:
             wrong = torch.multinomial(wrong, 1, generator=random).squeeze(1)
         confusion = nn.functional.cross_entropy(said[:trusted], wrong)

@@ -109,3 +109,9 @@ def test_two_samples_and_order():
 def test_what_cannot_be_split_is_refused(values, message):
     with pytest.raises(InputError, match=message):
         fit_two_groups(torch.tensor(values))
+
+
+def test_separation_is_the_distance_in_deviations() -> None:
+    random = torch.Generator().manual_seed(0)
+    low, high = (torch.randn(2000, generator=random) + shift for shift in (0.0, 6.0))
+    assert fit_two_groups(torch.cat([low, high])).separation == pytest.approx(6, rel=0.05)

@@ -45,6 +45,16 @@ class TwoGroups:
     chi-squared distribution (one group is a boundary case of two): compare it with that of scores
     known to form one group."""
 
+    @property
+    def separation(self) -> float:
+        """Distance of the means over the root mean square of the deviations; above 2 is apart.
+
+        Source:
+            Ashman, Bird, Zepf, "Detecting bimodality in astronomical datasets", AJ 1994, eq. 3.
+        """
+        spread = math.hypot(*self.deviations) / math.sqrt(2)
+        return abs(self.means[1] - self.means[0]) / spread
+
 
 def fit_two_groups(scores: Float[Tensor, " samples"]) -> TwoGroups:
     """Fit a mixture of two normal distributions by expectation maximisation.

@@ -22,11 +22,11 @@ from assay_zoo.data import Split, load
 from assay_zoo.poison import Poisoned
 
 CPU = torch.device("cpu")
-SMALL = PublishedConfusionTraining(scale=0.03)
+SMALL = PublishedConfusionTraining(scale=0.02)
 TINY = PublishedConfusionTraining(
     ratios=(0.5, 0.1),
     floors=(0.02, 0.02),
-    lambdas=(20, 20, 15),
+    lambdas=(20.0, 20.0, 15.0),
     rates=(0.01, 0.01, 0.01),
     iterations=(10, 10, 10),
     pretrain_epochs=(1, 1, 1),

@@ -13,6 +13,7 @@ from assay.stats import (
     conformal_p_values,
     exceedance_scan,
     fit_tail,
+    fit_two_groups,
     tail_scan,
 )
 
@@ -61,6 +62,10 @@ class Decision:
     """Fewer samples that stand apart are not called a backdoor."""
     false_discovery_rate: float = 0.1
     """Of the samples flagged in a flagged class, in (0, 1)."""
+    least_separation: float = 4.0
+    """Separation (see `TwoGroups`) at which the border lies between the two groups of a class. On
+    the tuning attacks it is 4.7 to 12 where the groups do not overlap (BadNets, TaCT, SIG) and 2
+    to 3.5 where they do (WaNet)."""
     fewest_samples: int = 16
     """A class with fewer samples is not judged, nor is one without any trusted sample."""
     fewest_calibration: int = 100
@@ -164,10 +169,11 @@ class Decision:
         tail: Tail,
         tested: Tested,
     ) -> float:
-        """Place the border where one more sample is as likely clean, at most, as poison.
+        """Place the border between poison and clean, among what the false discovery rate allows.
 
-        Among the samples that the false discovery rate allows, it maximises those above the border
-        less twice those that the tail of clean scores leads to expect there.
+        Where one more sample is as likely clean as poison: it maximises the samples above the
+        border less twice those that the tail of clean scores leads to expect there. If the class
+        falls into two groups that stand apart, and the upper one holds about as many, between them.
         """
         if not found.any():
             assert tested.scan is not None, "a class was flagged without a test"
@@ -175,4 +181,10 @@ class Decision:
         ordered = scores[found].sort(descending=True).values.tolist()
         expected = [2 * len(scores) * tail.exceedance(score) for score in ordered]
         gains = [rank + 1 - clean for rank, clean in enumerate(expected)]
-        return ordered[max(range(len(gains)), key=gains.__getitem__)]
+        most = max(gains)
+        groups = fit_two_groups(scores)
+        border = max(groups.threshold, ordered[-1])
+        apart = groups.separation >= self.least_separation
+        if apart and int((scores >= border).sum()) >= 0.8 * most:
+            return border
+        return ordered[gains.index(most)]

@@ -49,8 +49,7 @@ class PublishedConfusionTraining:
         f0 has this package's recipe, with the source's epochs, batch size, highest rate and weight
         decay: one cycle instead of steps, Nesterov momentum, shifts without mirroring. The passes
         are in mixed precision where the device has it. Batches are drawn anew every 500 steps.
-        A class of which fewer than two samples are kept, or all but one, has the ratio 1 also
-        where it is too small for the source to judge any.
+        A class of fewer than four samples is never suspicious, instead of ending the audit.
         The largest ratio suffices at 1.5, as in the source, also on clean data.
     """
 
@@ -58,7 +57,7 @@ class PublishedConfusionTraining:
     """Share of the suspects that is distilled after each round but the last, in (0, 1]."""
     floors: tuple[float, ...] = (1 / 50, 1 / 50, 1 / 50, 1 / 50, 1 / 100)
     """Share of every class that is distilled at least, in [0, 1]."""
-    lambdas: tuple[float, ...] = (20, 20, 20, 30, 30, 15)
+    lambdas: tuple[float, ...] = (20.0, 20.0, 20.0, 30.0, 30.0, 15.0)
     """One a round, as are the following; at least 1."""
     rates: tuple[float, ...] = (0.001, 0.001, 0.001, 0.01, 0.01, 0.01)
     """Learning rate of the confusion."""
