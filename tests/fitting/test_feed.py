@@ -17,9 +17,9 @@ def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def both(count: int) -> list[Feed]:
-    """The same data resident and streamed, in pools of 128 (a third of the memory)."""
+    """The same data resident and streamed, in pools of 128."""
     inputs, labels = images(count)
-    return [feed(inputs, labels, preprocess=PLAIN, device=CPU, memory_mb=mb) for mb in (100.0, 0.4)]
+    return [feed(inputs, labels, preprocess=PLAIN, device=CPU, memory_mb=mb) for mb in (100.0, 0.76)]
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -112,7 +112,7 @@ def test_a_constant_column_is_not_divided_by_zero() -> None:
 
 def test_too_little_memory_and_no_samples_are_refused() -> None:
     inputs, labels = images(1000)
-    with pytest.raises(InputError, match="expected memory for at least 192 samples"):
+    with pytest.raises(InputError, match="expected memory for at least 384 samples"):
         feed(inputs, labels, preprocess=PLAIN, device=CPU, memory_mb=0.05)
     with pytest.raises(InputError, match="expected samples with labels"):
         feed(inputs[:0], labels[:0], preprocess=PLAIN, device=CPU)

@@ -15,6 +15,7 @@ from assay.samples import Rows
 from .augment import Augment
 
 _BLOCK = 64  # neighbouring rows that a streamed pool reads at once
+_COPIES = 6  # pools that the memory must hold, by `benchmarks/training_speed.py`
 
 
 @record
@@ -198,11 +199,12 @@ def feed(
             pool_size=len(inputs),
             resident=resident,
         )
-    # three pools for a moment: the last one served, the next as it was read, and channels-last
-    pool_size = fits // 3 // _BLOCK * _BLOCK
+    # for a moment there are three pools (the one served last, the next as it was read, and
+    # channels-last) and what the file reader gathers them in
+    pool_size = fits // _COPIES // _BLOCK * _BLOCK
     if pool_size == 0:
         raise InputError(
-            f"expected memory for at least {3 * _BLOCK} samples of {row_bytes} bytes, "
+            f"expected memory for at least {_COPIES * _BLOCK} samples of {row_bytes} bytes, "
             f"got {memory_mb} MB; raise the memory"
         )
     return Feed(
