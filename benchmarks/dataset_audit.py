@@ -53,7 +53,7 @@ VERSIONS = {
 """To be raised when the code of a kind changes what it measures, so that its cells are computed
 anew."""
 
-PARTS = ("asr", "audit", "baselines", "published")
+PARTS = ("asr", "audit", "cleansed", "baselines", "published")
 
 
 def main() -> int:
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=_names(DATA_SETS), default=["cifar10"], help="comma-separated, in order")
     add("--scenario", type=_names(("all", CLEAN, *SCENARIOS)), default=["all"])
     add("--seed", "--seeds", dest="seeds", type=_numbers, default=[0], help="such as 0 or 0-19,25")
-    add("--only", type=_names(PARTS), default=list(PARTS[:3]), help="default: asr,audit,baselines")
+    add("--only", type=_names(PARTS), default=list(PARTS[:4]), help="default: all but published")
     add("--network", choices=NETWORKS, default="default")
     add("--train", type=int, help="training samples")
     add("--trusted", type=int, help="trusted samples")
@@ -149,7 +149,7 @@ def _group(case: Case, parts: Sequence[str]) -> grid.Group:
         cells.append(_cell(case, "reference", "", lambda: _reference(case)))
     if "audit" in parts:
         cells.append(audit)
-    if "audit" in parts and case.attack is not None:
+    if "cleansed" in parts and case.attack is not None:
         there = audit.path(RESULTS)
         cells.append(_cell(case, "cleansed", audit.digest, lambda: _cleansed(case, there)))
     if "baselines" in parts and case.attack is not None:

@@ -19,7 +19,9 @@ def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 def both(count: int) -> list[Feed]:
     """The same data resident and streamed, in pools of 128."""
     inputs, labels = images(count)
-    return [feed(inputs, labels, preprocess=PLAIN, device=CPU, memory_mb=mb) for mb in (100.0, 0.76)]
+    return [
+        feed(inputs, labels, preprocess=PLAIN, device=CPU, memory_mb=mb) for mb in (100.0, 0.76)
+    ]
 
 
 @pytest.mark.parametrize("index", [0, 1])

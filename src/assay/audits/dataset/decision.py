@@ -172,14 +172,14 @@ class Decision:
         """Place the border between poison and clean, among what the false discovery rate allows.
 
         Where one more sample is as likely clean as poison: it maximises the samples above the
-        border less twice those that the tail of clean scores leads to expect there. If the class
+        border less those that the tail of clean scores leads to expect there. If the class
         falls into two groups that stand apart, and the upper one holds about as many, between them.
         """
         if not found.any():
             assert tested.scan is not None, "a class was flagged without a test"
             return tested.scan.threshold
         ordered = scores[found].sort(descending=True).values.tolist()
-        expected = [2 * len(scores) * tail.exceedance(score) for score in ordered]
+        expected = [len(scores) * tail.exceedance(score) for score in ordered]
         gains = [rank + 1 - clean for rank, clean in enumerate(expected)]
         most = max(gains)
         groups = fit_two_groups(scores)
