@@ -27,7 +27,7 @@ from .output import write
 
 _LIBRARIES = (
     *("torch", "numpy", "scipy", "scikit-learn", "transformers", "safetensors", "datasets"),
-    *("fsspec", "pyarrow", "pillow", "matplotlib", "jinja2", "typer", "rich", "pydantic"),
+    *("pyarrow", "pillow", "matplotlib", "jinja2", "typer", "rich"),
 )
 _EXTRAS = {"baselines": "art"}
 """What an extra brings, by a module of it."""

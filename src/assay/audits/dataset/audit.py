@@ -71,8 +71,8 @@ class ClassResult:
     """Trusted samples of the class among those that were mixed in."""
     flagged: int
     statistic: float | None
-    """Share of the class above the threshold at which it stands out most, less that of the trusted
-    samples of all classes; in [-1, 1], higher is more suspicious."""
+    """Share of the class above the threshold at which it stands out most, less the share that the
+    tail of the trusted samples allows there; at most 1, higher is more suspicious."""
     p_value: float | None
     adjusted_p_value: float | None
     """Holm's, over the classes; at most alpha where the class is flagged."""
@@ -371,7 +371,7 @@ def _split(trusted: Samples, most: int, seed: Seed) -> Bool[Tensor, " trusted"]:
     for label in trusted.labels.unique().tolist():
         rows = (trusted.labels == label).nonzero().squeeze(1)
         rows = rows[torch.randperm(len(rows), generator=random)]
-        chosen[rows[: round(share * len(rows))]] = True
+        chosen[rows[: max(round(share * len(rows)), min(1, len(rows) // 2))]] = True
     return chosen
 
 
