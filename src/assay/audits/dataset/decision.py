@@ -58,8 +58,8 @@ class Decision:
     """
 
     tail_odds: float = 5.0
-    """See above, at least 1. On 12,000 clean images of CIFAR-10, looked at while this was built, the
-    highest class had 2 to 5 times the odds at the upper 1 % to 0.1 %."""
+    """See above, at least 1. On 12,000 clean images of CIFAR-10, looked at while this was built,
+    the highest class had 2 to 5 times the odds at the upper 1 % to 0.1 %."""
     fewest_poison: int = 8
     """Fewer samples that stand apart are not called a backdoor."""
     false_discovery_rate: float = 0.1
