@@ -1,6 +1,7 @@
 """What an audit would do and cost, before it is done."""
 
 import itertools
+import statistics
 import time
 
 import torch
@@ -14,8 +15,8 @@ from assay.storage import documents
 from .job import DatasetJob, Loaded
 from .output import write
 
-_STEPS = 4
-"""Steps that are timed, after one that is not."""
+_STEPS = 12
+"""Steps that are timed, after two that are not."""
 _PASS = 1 / 3
 """What a forward pass costs, as a share of a training step."""
 
@@ -78,12 +79,13 @@ def _rate(job: DatasetJob, loaded: Loaded) -> float:
 
     fit(
         model,
-        itertools.islice(batches, _STEPS + 1),
+        itertools.islice(batches, _STEPS + 2),
         sgd(model, recipe),
         precision=recipe.precision,
         on_step=on_step,
     )
-    return _STEPS * min(recipe.batch_size, len(data)) / (ended[-1] - ended[0])
+    took = statistics.median(after - before for before, after in itertools.pairwise(ended[1:]))
+    return min(recipe.batch_size, len(data)) / took
 
 
 def _feed(job: DatasetJob, loaded: Loaded, device: torch.device) -> Feed:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import rich.box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -60,7 +61,7 @@ def show(job: DatasetJob, path: pathlib.Path, done: Done) -> None:
     console, words = Console(), WORDING[done.findings.verdict]
     console.print(Text(f"\n{words.word}. {words.headline}", style="bold"))
     for reason in done.findings.reasons:
-        console.print(Text(f"  {reason}"))
+        console.print(Padding(Text(reason), (0, 0, 0, 2)))
     noted = [s for s in done.findings.subjects if s.verdict is not Verdict.NO_INDICATOR]
     if noted:
         rows = [(s.name, WORDING[s.verdict].word, _p_value(s.p_value)) for s in noted]
