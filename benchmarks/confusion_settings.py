@@ -2,8 +2,10 @@
 
 import argparse
 import copy
+import enum
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,19 +17,19 @@ import grid
 from assay.audits.dataset import Confusion
 from assay.audits.dataset.audit import standardised
 from assay.audits.dataset.confusion import confused, wrong_labels
-from assay.fitting import Augment, Batch, Feed, Preprocess, Recipe, fit, train
+from assay.fitting import Batch, Feed, Preprocess, Recipe, fit, train
 from assay.fitting.loop import Loss
 from assay.randomness import Seed, child, generator, isolated
 from assay.records import record
 from assay.samples import Samples
 from assay.stats import auroc, tpr_at_fpr
 from assay_zoo.scenarios import SCENARIOS
-from dataset_audit import SIZES
+from dataset_audit import SIZES, shard
 from experiment import CLEAN, Case, fed, prepare, untrained
 
 RESULTS = grid.HERE / "results" / "confusion-settings"
 
-VERSION = 1
+VERSION = 2
 """To be raised when the code changes what is measured."""
 
 UPPER = 0.01
@@ -35,53 +37,62 @@ UPPER = 0.01
 
 TUNED = (*(name for name, scenario in SCENARIOS.items() if scenario.tuned), CLEAN)
 
-FIRST = Recipe(epochs=10)
+FIRST = (10, 15)
+"""Epochs of the first training that are compared."""
+
+
+class Pull(enum.StrEnum):
+    """The suspects' loss, of the probability p of the label."""
+
+    LOG = "log"
+    """The mean of -log p."""
+    ONE_LESS = "1-p"
+    """The mean of 1 - p."""
+    LOG_MEAN = "log-mean"
+    """-log of the mean of p."""
 
 
 @record
 class Variant:
-    """A loss and its settings."""
+    """A loss and its weights."""
 
     drawn: bool
     """Whether one wrong label is drawn, instead of spreading the probability over all of them."""
-    bounded: bool
-    """Whether the suspects' loss is 1 - p, instead of -log p."""
-    trusted_weight: float
-    """1 - 1 / lambda."""
-    rate: float
-    shifts: bool
-    """Whether the images are shifted in the first training."""
+    pull: Pull
+    suspect_weight: float
+    """1 / lambda."""
+    first: int
+    """Epochs of the first training."""
 
     @property
     def name(self) -> str:
         """Readable, for file names and tables."""
-        wrong, kept = "drawn" if self.drawn else "uniform", "1-p" if self.bounded else "log"
-        shifts = "-shifts" if self.shifts else ""
-        return f"{wrong}-{kept}-w{self.trusted_weight:.3f}-r{self.rate:g}{shifts}"
+        wrong = "drawn" if self.drawn else "uniform"
+        return f"{wrong}-{self.pull.value}-{self.suspect_weight:g}-after-{self.first}"
 
 
 def variants() -> Iterator[Variant]:
     losses = [
-        *((True, False, weight) for weight in (19 / 20, 4 / 5)),
-        (False, False, 4 / 5),
-        *((False, True, weight) for weight in (1 / 2, 0.6, 2 / 3)),
+        (True, Pull.LOG, 0.05),
+        (False, Pull.LOG, 0.05),
+        (False, Pull.LOG, 0.2),
+        *((False, Pull.ONE_LESS, weight) for weight in (0.4, 0.5)),
+        *((False, Pull.LOG_MEAN, weight) for weight in (0.06, 0.12, 0.2)),
     ]
-    for (drawn, bounded, weight), rate, shifts in itertools.product(
-        losses, (0.03, 0.1), (False, True)
-    ):
-        yield Variant(drawn=drawn, bounded=bounded, trusted_weight=weight, rate=rate, shifts=shifts)
+    for first, (drawn, pull, weight) in itertools.product(FIRST, losses):
+        yield Variant(drawn=drawn, pull=pull, suspect_weight=weight, first=first)
 
 
 def main() -> int:
     asked = _parser().parse_args()
     torch.set_num_threads(asked.threads)
     groups = [
-        _group(_case(asked, scenario, seed), shifts=shifts)
+        _group(_case(asked, scenario, seed), first)
         for seed in asked.seeds
+        for first in reversed(FIRST)
         for scenario in asked.scenario
-        for shifts in (False, True)
     ]
-    failed = grid.run(groups, RESULTS, device=asked.device, shard=(0, 1))
+    failed = grid.run(groups, RESULTS, device=asked.device, shard=asked.shard)
     cells = [cell.path(RESULTS) for group in groups for cell in group.cells]
     print(table([grid.read(path) for path in cells if path.exists()]))
     return 1 if failed else 0
@@ -95,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=int, default=[0])
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
+    add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
     return parser
 
 
@@ -108,15 +120,15 @@ def _case(asked: argparse.Namespace, scenario: str, seed: int) -> Case:
         scenario=scenario,
         seed=seed,
         network="default",
-        training=FIRST,
+        training=Recipe(),
         device=asked.device,
     )
 
 
-def _group(case: Case, *, shifts: bool) -> grid.Group:
+def _group(case: Case, first: int) -> grid.Group:
     """List the variants that go on from the same first training."""
-    cells = tuple(_cell(case, variant) for variant in variants() if variant.shifts == shifts)
-    name = f"settings-{case.data}-{case.scenario}-s{case.seed}{'-shifts' if shifts else ''}"
+    cells = tuple(_cell(case, variant) for variant in variants() if variant.first == first)
+    name = f"settings-{case.data}-{case.scenario}-s{case.seed}-after-{first}"
     return grid.Group(name=f"{name}-{case.digest}", cells=cells)
 
 
@@ -126,7 +138,7 @@ def _cell(case: Case, variant: Variant) -> grid.Cell:
         name=f"{case.data}-{case.scenario}-s{case.seed}-{variant.name}",
         kind=f"{case.data} confusion",
         recipe={**case.recipe, **recipe, "confusion": repr(Confusion()), "version": VERSION},
-        measure=lambda: _measure(case, variant, _first(case, shifts=variant.shifts)),
+        measure=lambda: _measure(case, variant, _first(case, variant.first)),
     )
 
 
@@ -142,7 +154,7 @@ class _First:
 
 
 @functools.lru_cache(maxsize=1)
-def _first(case: Case, *, shifts: bool) -> _First:
+def _first(case: Case, epochs: int) -> _First:
     prepared = prepare(case)
     calibration, held = _halves(prepared.split.trusted, case.part("halves"))
     inputs = torch.cat([prepared.suspects.inputs[:], calibration.inputs[:]])
@@ -151,8 +163,7 @@ def _first(case: Case, *, shifts: bool) -> _First:
     suspects = fed(case, inputs, labels, ready)
     with isolated(case.part("network"), torch.device("cpu")):
         model = untrained(case, prepared.suspects)
-    recipe = Recipe(epochs=case.training.epochs, augment=Augment() if shifts else None)
-    train(model, suspects, recipe, seed=case.part("first"))
+    train(model, suspects, Recipe(epochs=epochs), seed=case.part("first"))
     return _First(
         model=model, suspects=suspects, trusted=fed(case, held.inputs, held.labels, ready)
     )
@@ -204,7 +215,7 @@ def largest_odds(
 
 
 def _confuse(model: nn.Module, first: _First, variant: Variant, seed: Seed) -> None:
-    settings = Confusion(rate=variant.rate, trusted_weight=variant.trusted_weight)
+    settings = Confusion()
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=settings.rate,
@@ -235,14 +246,20 @@ def _loss(variant: Variant, trusted: int, random: torch.Generator) -> Loss:
         if variant.drawn:
             wrong = torch.multinomial(wrong, 1, generator=random).squeeze(1)
         confusion = nn.functional.cross_entropy(said[:trusted], wrong)
-        kept = -nn.functional.cross_entropy(
-            said[trusted:], batch.targets[trusted:], reduction="none"
-        )
-        suspects = 1 - kept.exp() if variant.bounded else -kept
-        weight = variant.trusted_weight
-        return weight * confusion + (1 - weight) * suspects.mean()
+        given = batch.targets[trusted:]
+        log_p = -nn.functional.cross_entropy(said[trusted:], given, reduction="none")
+        weight = variant.suspect_weight
+        return (1 - weight) * confusion + weight * _pull(variant.pull, log_p)
 
     return loss
+
+
+def _pull(pull: Pull, log_p: Float[Tensor, " suspects"]) -> Float[Tensor, ""]:
+    if pull is Pull.LOG:
+        return -log_p.mean()
+    if pull is Pull.ONE_LESS:
+        return (1 - log_p.exp()).mean()
+    return math.log(len(log_p)) - torch.logsumexp(log_p, 0)
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:

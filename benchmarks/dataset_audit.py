@@ -38,7 +38,7 @@ SIZES = {
     "fashion-mnist": (12_000, 2_000, 8_000),
     "gtsrb": (6_000, 1_075, 1_075),
     "digits": (1_000, 200, 597),
-    "breast-cancer": (300, 100, 169),
+    "breast-cancer": (269, 200, 100),
 }
 """Training, trusted and test samples, unless the command names others."""
 
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=Recipe().epochs, help="of every training")
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
-    add("--shard", type=_shard, default=(0, 1), help="such as 0/2: the first of two processes")
+    add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
     add("--list", action="store_true", help="only say which cells are done")
     return parser
 
@@ -108,7 +108,7 @@ def _numbers(text: str) -> list[int]:
     return [n for low, _, high in ranges for n in range(int(low), int(high or low) + 1)]
 
 
-def _shard(text: str) -> tuple[int, int]:
+def shard(text: str) -> tuple[int, int]:
     own, _, count = text.partition("/")
     if not 0 <= int(own) < int(count):
         raise argparse.ArgumentTypeError(f"expected such as 0/2 or 1/2, got {text}")

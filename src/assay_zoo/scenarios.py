@@ -75,10 +75,11 @@ SCENARIOS: dict[str, Scenario] = {
         tuned=True,
     ),
     "adaptive-k-way": Scenario(
-        attack=AdaptiveKWay(poison_rate=0.03, cover_rate=0.03), published="0.3 % / 0.3 %"
+        attack=AdaptiveKWay(poison_rate=0.05, cover_rate=0.05, side=3),
+        published="0.3 % / 0.3 %",
     ),
     "ftrojan": Scenario(attack=FTrojan(poison_rate=0.05), published="5 %", tuned=True),
-    "refool": Scenario(attack=Refool(poison_rate=0.05), published="2 %"),
+    "refool": Scenario(attack=Refool(poison_rate=0.03, reflections=1), published="2 %"),
     "watermark-large-absolute": Scenario(
         attack=FeatureWatermark(poison_rate=0.05, size=8), published="1 %", tabular=True
     ),

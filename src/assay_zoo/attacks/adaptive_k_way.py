@@ -37,9 +37,10 @@ class AdaptiveKWay:
         Reference code: backdoor-toolbox (four pixels), with 0.3 % poison and 0.3 % cover of
         CIFAR-10.
     Differs from the source:
-        Places and sizes are shares of the image. Images that do not have three channels get the
-        mean colour. Cover is drawn from the classes that are not the target, as the paper says
-        and the code does not.
+        Places and sizes are shares of the image, and the squares may be larger: small networks
+        hardly see one pixel (ASR 33 % at 10 % poison of 12,000 CIFAR-10 images). Images that do
+        not have three channels get the mean colour. Cover is drawn from the classes that are not
+        the target, as the paper says and the code does not.
     """
 
     target: int = 0
@@ -48,6 +49,8 @@ class AdaptiveKWay:
     """Share of the training set that is poisoned, in (0, 1)."""
     cover_rate: float = 0.003
     """Share of the training set that is stamped and keeps its label, in [0, 1)."""
+    side: int = 1
+    """Of a coloured square, in pixels of an image of 32."""
 
     def __call__(
         self,
@@ -63,7 +66,9 @@ class AdaptiveKWay:
             InputError: no images, or too few victims for the rates.
         """
         shape = require_images(inputs)
-        pixels = [_pixel(shape, place, colour, inputs.device) for place, colour in PIXELS]
+        pixels = [
+            _pixel(shape, place, colour, self.side, inputs.device) for place, colour in PIXELS
+        ]
         poison, cover = choose_with_cover(
             labels,
             target=self.target,
@@ -82,11 +87,15 @@ class AdaptiveKWay:
 
 
 def _pixel(
-    shape: torch.Size, place: tuple[int, int], colour: tuple[int, int, int], device: torch.device
+    shape: torch.Size,
+    place: tuple[int, int],
+    colour: tuple[int, int, int],
+    side: int,
+    device: torch.device,
 ) -> Patch:
-    """Make a patch of one pixel of 32, at least one of the image."""
+    """Make a square patch of so many pixels of 32, at least one of the image."""
     channels, height, width = shape
-    side = max(1, min(height, width) // 32)
+    side = max(1, side * min(height, width) // 32)
     top, left = place[0] * height // 32, place[1] * width // 32
     mask = torch.zeros(height, width, device=device)
     mask[top : top + side, left : left + side] = 1

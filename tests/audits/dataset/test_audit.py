@@ -120,7 +120,7 @@ def test_the_settings_say_everything(digits: Digits) -> None:
     assert repr(DatasetSettings()) == repr(DatasetSettings())
     for name in (
         "epochs",
-        "trusted_weight",
+        "suspect_weight",
         "tail_odds",
         "false_discovery_rate",
         "most_calibration",

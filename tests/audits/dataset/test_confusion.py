@@ -1,7 +1,7 @@
 import torch
 
 from assay.audits.dataset.confusion import Confusion, confused, wrong_labels
-from assay.fitting import Feed, Preprocess, Recipe, feed, train
+from assay.fitting import Batch, Feed, Preprocess, Recipe, feed, train
 from assay.networks import default_network
 from assay.randomness import Seed
 from assay.samples import Samples
@@ -24,8 +24,8 @@ def test_wrong_labels_are_a_distribution_that_never_favours_the_label() -> None:
 
 def test_the_steps_follow_the_suspects_and_stay_short_for_few() -> None:
     confusion = Confusion()
-    assert confusion.steps(13_000) == 300
-    assert confusion.steps(51_000) == 1200
+    assert confusion.steps(13_000) == 400
+    assert confusion.steps(51_000) == 1600
     assert confusion.steps(1_400) == 150
     assert confusion.steps(10) == 50
 
@@ -57,3 +57,15 @@ def test_the_odds_are_those_of_the_softmax(digits: tuple[Samples, Samples]) -> N
     best = torch.maximum(said.own, said.other)
     assert ((said.own == best) == (said.predicted == digits[1].labels)).all()
     assert (torch.sigmoid(best) >= 0.1).all(), "the best of ten classes has at least a tenth"
+
+
+def test_few_trusted_samples_shrink_the_weight_of_the_suspects() -> None:
+    said = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    batch = Batch(inputs=said, targets=torch.arange(8) % 5, rows=torch.arange(8))
+    p = said[4:].softmax(1).gather(1, batch.targets[4:, None])
+    wrong = wrong_labels(batch.targets[:4], classes=5)
+    confused = -(wrong * said[:4].log_softmax(1)).sum(1).mean()
+    for trusted, weight in ((4, 0.12 * 4 / 1000), (2000, 0.12)):
+        few = Confusion(batch_size=4, suspect_weight=0.12, full_weight_from=1000)
+        expected = (1 - weight) * confused - weight * p.mean().log()
+        assert torch.allclose(few._loss(trusted)(said, batch), expected)

