@@ -36,7 +36,7 @@ RESULTS = grid.HERE / "results" / "dataset-audit"
 SIZES = {
     "cifar10": (12_000, 2_000, 8_000),
     "fashion-mnist": (12_000, 2_000, 8_000),
-    "gtsrb": (6_000, 1_075, 1_075),
+    "gtsrb": (5_160, 1_290, 2_150),
     "digits": (1_000, 200, 597),
     "breast-cancer": (269, 200, 100),
 }

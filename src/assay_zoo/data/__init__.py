@@ -15,7 +15,11 @@ from assay.samples import Samples
 from assay.storage import read_samples
 
 FOLDERS = {"cifar10": "cifar-10-batches-bin", "fashion-mnist": "fashion-mnist", "gtsrb": "gtsrb"}
-"""Data sets on disk, in two files: training samples come from one, all others from the other."""
+"""Data sets on disk, in two files: training samples come from one, test samples from the other."""
+
+CLUSTERED = ("gtsrb",)
+"""Data sets whose two files show different things (signs, in many frames each). Their trusted
+samples come from the file of the training samples, those of others from that of the test."""
 
 BUNDLED = ("digits", "breast-cancer")
 """Data sets that come with scikit-learn, in one piece."""
@@ -58,6 +62,11 @@ def load(name: str, *, train: int, trusted: int, test: int, seed: Seed) -> Split
     folder = pathlib.Path(os.environ.get("ASSAY_DATA", "../shared/data")) / FOLDERS[name]
     seen = read_samples(f"{folder}#train")
     unseen = read_samples(f"{folder}#test")
+    if name in CLUSTERED:
+        return Split(
+            **_parts(seen, {"train": train, "trusted": trusted}, child(seed, "train")),
+            **_parts(unseen, {"test": test}, child(seed, "test")),
+        )
     return Split(
         **_parts(seen, {"train": train}, child(seed, "train")),
         **_parts(unseen, {"trusted": trusted, "test": test}, child(seed, "test")),

@@ -86,3 +86,19 @@ def test_p_values_are_conformal_within_shifted_classes() -> None:
     p_values = Decision().p_values(suspects, calibration, classes=10)
     for level in (0.01, 0.05, 0.2):
         assert (p_values <= level).float().mean() <= 1.5 * level + 0.005
+
+
+def test_a_class_of_few_trusted_samples_may_have_a_heavier_tail() -> None:
+    random = torch.Generator().manual_seed(0)
+    labels, own = torch.arange(5160) % 43, torch.arange(645) % 43
+    scores, reference = (torch.randn(n, generator=random).abs() for n in (5160, 645))
+    scores[labels == 34] *= 5
+    reference[own == 34] *= 5
+    scores[(labels == 7).nonzero().squeeze(1)[:30]] += 25
+    tests = Decision().test(
+        Scored(scores=scores, labels=labels),
+        Scored(scores=reference, labels=own),
+        classes=43,
+    )
+    p_values = torch.tensor([t.finding.p_value for t in tests], dtype=torch.float64)
+    assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]

@@ -31,9 +31,9 @@ from assay.stats import holm
 
 from .confusion import Confused, Confusion, confused
 from .decision import Decision, Scored, Tested
-from .preflight import Preflight
+from .preflight import Preflight, nearest
 
-_MOST_VALUES = 4096  # of a sample, for the distance to another
+_SOME = 2000  # suspects, to compare with the trusted samples
 
 ASSUMPTIONS = (
     "The trusted samples are clean and come from the same distribution as the clean samples of the "
@@ -176,7 +176,12 @@ def audit_dataset(
     )
     said = confused(model, suspects)
     cut = len(samples)
-    invalid = settings.preflight.learnt(predicted, held.labels, _nearest(held, mixed_in))
+    near, neighbours = nearest(mixed_in.inputs[:], held.inputs[:])
+    same = (held.labels[neighbours] == mixed_in.labels).double().mean().item()
+    invalid = (
+        *settings.preflight.learnt(predicted, held.labels, same),
+        *settings.preflight.alike(near, _distances(samples, held, child(seed, "some"))),
+    )
     doubts = settings.preflight.confusion(_part(said, slice(cut, None)))
     scores = standardised(said, slice(cut, None))
     return _decide(
@@ -367,16 +372,11 @@ def _check(samples: Samples, trusted: Samples, alpha: float) -> None:
         raise InputError(f"expected at least four trusted samples, got {len(trusted)}")
 
 
-def _nearest(held: Samples, others: Samples) -> Int64[Tensor, " held"]:
-    """Take the label of the nearest other sample, by the distance of some standardised values."""
-    far = torch.cdist(_standard(held.inputs[:]), _standard(others.inputs[:]))
-    return others.labels[far.argmin(1)]
-
-
-def _standard(inputs: Tensor) -> Float[Tensor, "samples values"]:
-    flat = inputs.flatten(1)
-    flat = flat[:, :: -(-flat.shape[1] // _MOST_VALUES)].float()
-    return (flat - flat.mean(0)) / flat.std(0).clamp(min=1e-6)
+def _distances(samples: Samples, held: Samples, seed: Seed) -> Float[Tensor, " some"]:
+    """Measure how far some suspects lie from the nearest confusing sample."""
+    random = generator(seed, torch.device("cpu"))
+    rows = torch.randperm(len(samples), generator=random)[:_SOME].sort().values
+    return nearest(samples.inputs[rows], held.inputs[:])[0]
 
 
 def _split(trusted: Samples, most: int, seed: Seed) -> Bool[Tensor, " trusted"]:

@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from assay.audits.dataset import audit_dataset
+from assay.audits.dataset.preflight import Preflight, nearest
+from assay.randomness import Seed
+from assay.results import Verdict
+from assay.samples import Samples
+
+CPU = torch.device("cpu")
+Digits = tuple[Samples, Samples]
+
+
+def frames(samples: Samples, scenes: int, each: int) -> Samples:
+    """Pretend that so many samples are scenes, of which several noisy frames were taken."""
+    rows = torch.arange(scenes).repeat(each)
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randint(-12, 13, (len(rows), *samples.inputs.shape[1:]), generator=random)
+    inputs = (samples.inputs[:][rows].int() + noise).clamp(0, 255).to(torch.uint8)
+    return Samples(inputs=inputs, labels=samples.labels[rows], class_names=samples.class_names)
+
+
+def test_trusted_frames_of_other_scenes_are_inconclusive(digits: Digits) -> None:
+    samples, trusted = digits
+    found = audit_dataset(samples, frames(trusted, 60, 6), seed=Seed(0), device=CPU)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "another kind" in found.findings.reasons[0]
+    assert not found.is_poison.any()
+
+
+def test_a_random_part_of_the_data_is_alike_even_where_a_fifth_is_changed(digits: Digits) -> None:
+    samples, trusted = digits
+    changed = samples.inputs[:].clone()
+    changed[:240, :, ::2] = 255
+    held, calibration = trusted.inputs[:][::2], trusted.inputs[:][1::2]
+    near, _ = nearest(calibration, held)
+    for suspects in (samples.inputs[:], changed):
+        assert Preflight().alike(near, nearest(suspects, held)[0]) == ()
+
+
+def test_the_nearest_input_is_found_and_a_value_that_hardly_varies_does_not_decide() -> None:
+    among = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
+    among[:, 5] = 0.5
+    among[0, 5] = 0.5001
+    asked = among + 0.001
+    distances, rows = nearest(asked, among)
+    assert torch.equal(rows, torch.arange(50))
+    assert (distances < 0.1).all()
+
+
+@pytest.mark.parametrize(("right", "learnt"), [(100, True), (62, True), (48, False), (10, False)])
+def test_the_model_must_know_more_than_half_of_what_neighbours_tell(
+    right: int, *, learnt: bool
+) -> None:
+    labels = torch.arange(100) % 10
+    predicted = torch.where(torch.arange(100) < right, labels, (labels + 1) % 10)
+    doubts = Preflight().learnt(predicted, labels, 0.9)
+    assert (doubts == ()) == learnt
+    if not learnt:
+        assert f"{right} of 100" in doubts[0]
+        assert "50%" in doubts[0]
