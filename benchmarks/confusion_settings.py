@@ -23,6 +23,7 @@ from assay.randomness import Seed, child, generator, isolated
 from assay.records import record
 from assay.samples import Samples
 from assay.stats import auroc, tpr_at_fpr
+from assay_zoo.data import TABLES
 from assay_zoo.scenarios import SCENARIOS
 from dataset_audit import SIZES, shard
 from experiment import CLEAN, Case, fed, prepare, untrained
@@ -101,7 +102,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--data", choices=[name for name in SIZES if name != "breast-cancer"], default="cifar10")
+    add("--data", choices=[name for name in SIZES if name not in TABLES], default="cifar10")
     add("--scenario", nargs="+", choices=TUNED, default=TUNED)
     add("--seeds", nargs="+", type=int, default=[0])
     add("--device", type=torch.device, default=torch.device("cpu"))

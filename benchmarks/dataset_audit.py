@@ -14,7 +14,7 @@ from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.errors import InputError
 from assay.fitting import Recipe
 from assay.results import Verdict
-from assay_zoo.data import DATA_SETS
+from assay_zoo.data import DATA_SETS, TABLES
 from assay_zoo.scenarios import SCENARIOS
 from baselines import BASELINES
 from experiment import (
@@ -38,6 +38,7 @@ SIZES = {
     "fashion-mnist": (12_000, 2_000, 8_000),
     "gtsrb": (5_160, 1_290, 2_150),
     "digits": (1_000, 200, 597),
+    "digits-table": (1_200, 300, 297),
     "breast-cancer": (269, 200, 100),
 }
 """Training, trusted and test samples, unless the command names others."""
@@ -116,7 +117,7 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def _scenarios(asked: Sequence[str], data: str) -> list[str]:
-    tabular = data == "breast-cancer"
+    tabular = data in TABLES
     fitting = [CLEAN, *(name for name, each in SCENARIOS.items() if each.tabular == tabular)]
     return [name for name in fitting if name in asked or "all" in asked]
 

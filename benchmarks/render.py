@@ -8,7 +8,7 @@ from typing import Any
 import grid
 from assay.records import record
 from assay.stats import wilson
-from assay_zoo.data import DATA_SETS
+from assay_zoo.data import DATA_SETS, TABLES
 from assay_zoo.scenarios import SCENARIOS
 
 RESULTS = grid.HERE / "results" / "dataset-audit"
@@ -259,7 +259,7 @@ def _gaps(table: Table) -> str:
         for kind in wanted
         if kind not in case.kinds and not (SCENARIOS[name].tabular and kind == "baseline:strip")
     ]
-    images = table.setting["data"] != "breast-cancer"
+    images = table.setting["data"] not in TABLES
     absent = [n for n, s in SCENARIOS.items() if s.tabular != images and not table.of(n)]
     said = []
     if absent:

@@ -81,11 +81,17 @@ SCENARIOS: dict[str, Scenario] = {
     "ftrojan": Scenario(attack=FTrojan(poison_rate=0.05), published="5 %", tuned=True),
     "refool": Scenario(attack=Refool(poison_rate=0.03, reflections=1), published="2 %"),
     "watermark-large-absolute": Scenario(
-        attack=FeatureWatermark(poison_rate=0.05, size=8), published="1 %", tabular=True
+        attack=FeatureWatermark(poison_rate=0.05, size=32),
+        published="1 %",
+        exceptions={"breast-cancer": FeatureWatermark(poison_rate=0.05, size=15)},
+        tabular=True,
     ),
     "watermark-combined": Scenario(
-        attack=FeatureWatermark(poison_rate=0.05, size=8, strategy=Strategy.COMBINED),
+        attack=FeatureWatermark(poison_rate=0.05, size=32, strategy=Strategy.COMBINED),
         published="1 %",
+        exceptions={
+            "breast-cancer": FeatureWatermark(poison_rate=0.05, size=15, strategy=Strategy.COMBINED)
+        },
         tabular=True,
     ),
 }

@@ -16,7 +16,7 @@ def test_every_scenario_poisons_ten_classes_of_images_or_a_table() -> None:
     labels = torch.arange(1000) % 10
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (1000, 3, 16, 16), dtype=torch.uint8, generator=random)
-    table = torch.rand((1000, 30), generator=random)
+    table = torch.rand((1000, 64), generator=random)
     for name, scenario in SCENARIOS.items():
         if name in LEARNED:
             continue

@@ -21,7 +21,10 @@ CLUSTERED = ("gtsrb",)
 """Data sets whose two files show different things (signs, in many frames each). Their trusted
 samples come from the file of the training samples, those of others from that of the test."""
 
-BUNDLED = ("digits", "breast-cancer")
+TABLES = ("digits-table", "breast-cancer")
+"""Those of the bundled that are tables; the first has the pixels of the digits as columns."""
+
+BUNDLED = ("digits", *TABLES)
 """Data sets that come with scikit-learn, in one piece."""
 
 DATA_SETS = (*FOLDERS, *BUNDLED)
@@ -55,8 +58,8 @@ def load(name: str, *, train: int, trusted: int, test: int, seed: Seed) -> Split
         InputError: it holds fewer samples than asked for.
     """
     if name in BUNDLED:
-        whole = _digits() if name == "digits" else _breast_cancer()
-        return Split(**_parts(whole, {"train": train, "trusted": trusted, "test": test}, seed))
+        sizes = {"train": train, "trusted": trusted, "test": test}
+        return Split(**_parts(_bundled(name), sizes, seed))
     if name not in FOLDERS:
         raise UsageError(f"expected one of {', '.join(DATA_SETS)}, got {name!r}")
     folder = pathlib.Path(os.environ.get("ASSAY_DATA", "../shared/data")) / FOLDERS[name]
@@ -91,6 +94,19 @@ def stratified_order(labels: Int64[Tensor, " samples"], *, seed: Seed) -> Int64[
         start = torch.rand((), generator=random, dtype=torch.float64)
         place[rows] = (torch.arange(len(rows)) + start) / len(rows)
     return place.argsort()
+
+
+def _bundled(name: str) -> Samples:
+    if name == "breast-cancer":
+        return _breast_cancer()
+    digits = _digits()
+    if name == "digits":
+        return digits
+    return Samples(
+        inputs=digits.inputs[:].flatten(1).float(),
+        labels=digits.labels,
+        class_names=digits.class_names,
+    )
 
 
 def _digits() -> Samples:
