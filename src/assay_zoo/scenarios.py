@@ -46,8 +46,18 @@ class Scenario:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "badnets": Scenario(attack=BadNets(poison_rate=0.01), published="0.3 %", tuned=True),
-    "blend": Scenario(attack=Blended(poison_rate=0.015), published="0.3 %", tuned=True),
+    "badnets": Scenario(
+        attack=BadNets(poison_rate=0.01),
+        published="0.3 %",
+        tuned=True,
+        exceptions={"digits": BadNets(poison_rate=0.05)},
+    ),
+    "blend": Scenario(
+        attack=Blended(poison_rate=0.015),
+        published="0.3 %",
+        tuned=True,
+        exceptions={"digits": Blended(poison_rate=0.05)},
+    ),
     "sig": Scenario(attack=Sig(poison_rate=0.02), published="2 %", tuned=True),
     "tact": Scenario(
         attack=TaCT(poison_rate=0.01, cover_rate=0.01), published="0.3 % / 0.3 %", tuned=True
@@ -60,7 +70,11 @@ SCENARIOS: dict[str, Scenario] = {
     "badnets-all-to-all": Scenario(
         attack=BadNets(all_to_all=True, poison_rate=0.3), published="10 %", tuned=True
     ),
-    "trojan": Scenario(attack=Trojan(poison_rate=0.01), published="0.3 %"),
+    "trojan": Scenario(
+        attack=Trojan(poison_rate=0.01),
+        published="0.3 %",
+        exceptions={"digits": Trojan(poison_rate=0.05)},
+    ),
     "clean-label": Scenario(attack=CleanLabel(poison_rate=0.02), published="0.3 %"),
     "input-aware": Scenario(attack=InputAware(poison_rate=0.05), published="0.3 %"),
     "issba": Scenario(attack=Issba(poison_rate=0.05), published="2 %"),

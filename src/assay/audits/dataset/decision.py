@@ -15,7 +15,6 @@ from assay.stats import (
     fit_tail,
     fit_two_groups,
     tail_scan,
-    wilson,
 )
 
 _UPPER = 0.1  # share of all calibration scores, at which the classes' tails are compared
@@ -64,9 +63,8 @@ class Decision:
     tail_odds: float = 5.0
     """See above, at least 1. On 12,000 clean images of CIFAR-10, looked at while this was built,
     the highest class had 2 to 5 times the odds at the upper 1 % to 0.1 %. A class with fewer than
-    50 calibration samples, which would not show a heavier tail, may exceed as often as the upper
-    end of a Wilson interval of its own upper tenth says, times this: of GTSRB's 43 classes with 15
-    each, one had 40 times the odds."""
+    50 calibration samples, which may hide a heavier tail, may exceed more often by the factor that
+    they show at the upper tenth: of GTSRB's 43 clean classes with 15 each, one had 3 times this."""
     fewest_poison: int = 8
     """Fewer samples that stand apart are not called a backdoor."""
     false_discovery_rate: float = 0.1
@@ -109,10 +107,14 @@ class Decision:
         return tuple(tests)
 
     def _unvouched(self, reference: Float[Tensor, " reference"], high: float) -> float:
-        """Bound how many times as often as all classes a class with little calibration exceeds."""
+        """Estimate how many times as often as all a class with little calibration exceeds.
+
+        At the upper tenth of all, and as if 20 more samples of the class did as all do.
+        """
         if not 0 < len(reference) < _ENOUGH:
             return 1.0
-        return max(1.0, wilson(int((reference > high).sum()), len(reference)).high / _UPPER)
+        share = (int((reference > high).sum()) + 20 * _UPPER) / (len(reference) + 20)
+        return max(1.0, share / _UPPER)
 
     def _test(
         self,
