@@ -6,7 +6,7 @@ from scipy.stats import percentileofscore
 
 from assay.errors import InputError
 from assay.randomness import Seed, generator
-from assay.stats.conformal import class_conditional_p_values, conformal_p_values
+from assay.stats.conformal import conformal_p_values
 from assay.stats.multiple import benjamini_hochberg
 
 scores = st.integers(-3, 3).map(float) | st.floats(-1e6, 1e6) | st.just(float("inf"))
@@ -77,44 +77,3 @@ def test_missing_and_incomparable_scores_are_refused():
         conformal_p_values(vector([1.0, float("nan")]), vector([1.0]))
     with pytest.raises(InputError, match="calibration scores"):
         conformal_p_values(vector([1.0]), vector([float("nan")]))
-
-
-@given(
-    st.lists(st.tuples(scores, st.integers(0, 3)), max_size=20),
-    st.lists(st.tuples(scores, st.integers(0, 3)), min_size=1, max_size=30),
-    st.integers(1, 6),
-)
-def test_class_conditional_agrees_with_counting(inspected, trusted, fewest):
-    def expected(score, label):
-        own = [s for s, of in trusted if of == label]
-        reference = own if len(own) >= fewest else [s for s, _ in trusted]
-        return (1 + sum(s >= score for s in reference)) / (1 + len(reference))
-
-    found = class_conditional_p_values(
-        vector([s for s, _ in inspected]),
-        torch.tensor([label for _, label in inspected], dtype=torch.int64),
-        vector([s for s, _ in trusted]),
-        torch.tensor([label for _, label in trusted], dtype=torch.int64),
-        fewest=fewest,
-    )
-    assert found.tolist() == pytest.approx([expected(*pair) for pair in inspected], abs=1e-12)
-
-
-def test_class_conditional_sees_what_the_pool_hides():
-    """A score that is common in a noisy class is rare in a quiet one."""
-    quiet, noisy = torch.linspace(0, 1, 99), torch.linspace(5, 6, 99)
-    labels = torch.tensor([0, 1])
-    p_values = class_conditional_p_values(
-        torch.tensor([4.0, 4.0]),
-        labels,
-        torch.cat([quiet, noisy]),
-        labels.repeat_interleave(99),
-        fewest=50,
-    )
-    assert p_values.tolist() == pytest.approx([0.01, 1.0])
-
-
-def test_fewest_must_be_positive():
-    labels = torch.tensor([0])
-    with pytest.raises(InputError, match="fewest >= 1, got 0"):
-        class_conditional_p_values(vector([1.0]), labels, vector([1.0]), labels, fewest=0)

@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from assay.errors import InputError
-from assay.stats.ranking import auroc, average_precision, tpr_at_fpr
+from assay.stats.ranking import auroc, tpr_at_fpr
 
 scores = st.integers(-3, 3).map(float) | st.floats(-1e6, 1e6)
 labelled = st.lists(st.tuples(scores, st.booleans()), min_size=2, max_size=50).filter(
@@ -26,13 +26,6 @@ def test_auroc_agrees_with_scikit_learn(rows):
     assert auroc(values, positive) == pytest.approx(roc_auc_score(positive, values))
 
 
-@given(labelled)
-def test_average_precision_agrees_with_scikit_learn(rows):
-    values, positive = split(rows)
-    expected = average_precision_score(positive.numpy(), values)
-    assert average_precision(values, positive) == pytest.approx(expected)
-
-
 @given(labelled, st.floats(0, 1) | st.integers(0, 100).map(lambda percent: percent / 100))
 def test_tpr_at_fpr_agrees_with_scikit_learn(rows, max_fpr):
     values, positive = split(rows)
@@ -44,7 +37,7 @@ def test_tpr_at_fpr_agrees_with_scikit_learn(rows, max_fpr):
 def test_only_the_order_counts_and_turning_it_round_mirrors_auroc(rows):
     values, positive = split(rows)
     ranks = values.unique(return_inverse=True)[1].double()
-    for statistic in (auroc, average_precision, lambda s, p: tpr_at_fpr(s, p, max_fpr=0.3)):
+    for statistic in (auroc, lambda s, p: tpr_at_fpr(s, p, max_fpr=0.3)):
         assert statistic(values, positive) == statistic(ranks, positive)
     assert auroc(-values, positive) == pytest.approx(1 - auroc(values, positive))
 
@@ -52,12 +45,10 @@ def test_only_the_order_counts_and_turning_it_round_mirrors_auroc(rows):
 def test_ties_and_single_samples():
     values, positive = torch.zeros(5), torch.tensor([True, False, False, False, False])
     assert auroc(values, positive) == 0.5
-    assert average_precision(values, positive) == pytest.approx(0.2)
     assert tpr_at_fpr(values, positive, max_fpr=0.99) == 0.0
     assert tpr_at_fpr(values, positive, max_fpr=1.0) == 1.0
 
 
-@pytest.mark.parametrize("statistic", [auroc, average_precision])
 @pytest.mark.parametrize(
     ("values", "positive", "message"),
     [
@@ -67,9 +58,9 @@ def test_ties_and_single_samples():
         ([1.0, float("nan")], [True, False], "index 1: nan"),
     ],
 )
-def test_what_cannot_be_ranked_is_refused(statistic, values, positive, message):
+def test_what_cannot_be_ranked_is_refused(values, positive, message):
     with pytest.raises(InputError, match=message):
-        statistic(torch.tensor(values), torch.tensor(positive, dtype=torch.bool))
+        auroc(torch.tensor(values), torch.tensor(positive, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("max_fpr", [-0.1, 1.1, float("nan")])

@@ -1,6 +1,5 @@
 """Tests, corrections, intervals, robust outliers, conformal p-values: pure functions of numbers."""
 
-from .conformal import class_conditional_p_values as class_conditional_p_values
 from .conformal import conformal_p_values as conformal_p_values
 from .exceedances import Exceedances as Exceedances
 from .exceedances import exceedance_scan as exceedance_scan
@@ -10,7 +9,6 @@ from .intervals import wilson as wilson
 from .multiple import benjamini_hochberg as benjamini_hochberg
 from .multiple import holm as holm
 from .ranking import auroc as auroc
-from .ranking import average_precision as average_precision
 from .ranking import tpr_at_fpr as tpr_at_fpr
 from .robust import median as median
 from .robust import median_absolute_deviation as median_absolute_deviation

@@ -1,10 +1,8 @@
 """Conformal p-values: how unusual a score is among scores of trusted samples."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
-
-from assay.errors import InputError
 
 from ._checks import check_scores
 
@@ -52,53 +50,3 @@ def conformal_p_values(
     # at least single precision: half precision would round the p-values of many samples up to a tie
     precision = torch.promote_types(scores.dtype, torch.float32)
     return (1 + len(calibration) - below).to(precision) / (1 + len(calibration))
-
-
-def class_conditional_p_values(
-    scores: Float[Tensor, " samples"],
-    labels: Int64[Tensor, " samples"],
-    calibration: Float[Tensor, " calibration"],
-    calibration_labels: Int64[Tensor, " calibration"],
-    *,
-    fewest: int,
-) -> Float[Tensor, " samples"]:
-    """Conformal p-values among trusted samples of the same class.
-
-    They stay valid within each class where classes differ in how high clean samples score. A class
-    with fewer than `fewest` calibration scores falls back to the pooled ones of
-    `conformal_p_values`; for its samples validity rests on the class scoring no higher than the
-    pool, and `calibration_labels.bincount() < fewest` tells the caller which classes these are.
-
-    Args:
-        scores: higher is more suspicious.
-        labels: class of each sample.
-        calibration: scores of trusted samples by the same function, same dtype and device.
-        calibration_labels: class of each trusted sample.
-        fewest: calibration scores that a class needs for p-values of its own, at least 1; to reject
-            at `level`, 1 / level - 1 are needed.
-
-    Returns:
-        One p-value a sample, in (0, 1]; lower is more suspicious.
-
-    Raises:
-        InputError: there is no calibration score, a score is NaN, or `fewest` is below 1.
-
-    Source:
-        Vovk, "Conditional validity of inductive conformal predictors", ACML 2012
-        (label-conditional predictors). arXiv:1209.2673
-
-    Example:
-        >>> scores, labels = torch.tensor([2.0, 2.0]), torch.tensor([0, 1])
-        >>> trusted, trusted_labels = torch.tensor([1.0, 1.0, 3.0]), torch.tensor([0, 0, 1])
-        >>> class_conditional_p_values(scores, labels, trusted, trusted_labels, fewest=2).tolist()
-        [0.3333333432674408, 0.5]
-    """
-    if fewest < 1:
-        raise InputError(f"expected fewest >= 1, got {fewest}")
-    p_values = conformal_p_values(scores, calibration)
-    for label in labels.unique():
-        own = calibration[calibration_labels == label]
-        if len(own) >= fewest:
-            rows = labels == label
-            p_values[rows] = conformal_p_values(scores[rows], own)
-    return p_values

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from assay.errors import InputError
 from assay.records import record
 
 from ._checks import check_scores
@@ -36,29 +35,22 @@ def exceedance_test(
     calibration: Float[Tensor, " calibration"],
     *,
     threshold: float,
-    odds: float = 1.0,
 ) -> Exceedances:
     """One-sided Fisher exact test at a threshold that was chosen without looking at the scores.
 
     Null hypothesis: inspected and calibration scores are exchangeable. Given that k scores in all
-    reach the threshold, the number of calibration scores among them is then hypergeometric. With
-    `odds` above 1 the null hypothesis is wider: scores are independent, and inspected ones may lie
-    above the threshold more often, up to that factor.
+    reach the threshold, the number of calibration scores among them is then hypergeometric.
 
     Args:
         scores: of inspected samples, higher is more suspicious.
         calibration: scores of trusted samples by the same function.
         threshold: a score that equals it counts as above.
-        odds: largest odds ratio, inspected to calibration, of lying above the threshold that still
-            belongs to the null hypothesis, at least 1. Above 1 the null distribution is Fisher's
-            noncentral hypergeometric one.
 
     Returns:
         The counts and their p-value; P(p-value <= t) <= t under the null hypothesis.
 
     Raises:
-        InputError: there are no scores, no calibration scores, one of them is NaN, or `odds` is
-            below 1.
+        InputError: there are no scores, no calibration scores, or one of them is NaN.
 
     Source:
         Fisher, "The logic of inductive inference", JRSS 1935.
@@ -68,11 +60,11 @@ def exceedance_test(
         >>> round(exceedance_test(inspected, trusted, threshold=4.0).p_value, 4)  # 4 / 35
         0.1143
     """
-    _check(scores, calibration, odds)
+    _check(scores, calibration)
     inspected_above = int((scores >= threshold).sum())
     calibration_above = int((calibration >= threshold).sum())
     above = inspected_above + calibration_above
-    log_p = _log_cdf(len(scores), len(calibration), above, odds)[calibration_above].item()
+    log_p = _log_cdf(len(scores), len(calibration), above)[calibration_above].item()
     return Exceedances(
         threshold=threshold,
         inspected_above=inspected_above,
@@ -86,8 +78,6 @@ def exceedance_test(
 def exceedance_scan(
     scores: Float[Tensor, " samples"],
     calibration: Float[Tensor, " calibration"],
-    *,
-    odds: float = 1.0,
 ) -> Exceedances:
     """Test many thresholds at once: for when the share of poison is not known.
 
@@ -100,15 +90,13 @@ def exceedance_scan(
     Args:
         scores: of inspected samples, higher is more suspicious.
         calibration: scores of trusted samples by the same function, same dtype and device.
-        odds: as in `exceedance_test`.
 
     Returns:
         The threshold with the smallest p-value, its counts, and the p-value of the whole scan. Ties
         are kept together and cost power, not validity.
 
     Raises:
-        InputError: there are no scores, no calibration scores, one of them is NaN, or `odds` is
-            below 1.
+        InputError: there are no scores, no calibration scores, or one of them is NaN.
 
     Source:
         The smallest p-value of many 2 x 2 tables, by the recursion that gives exact two-sample
@@ -121,18 +109,15 @@ def exceedance_scan(
         >>> found.threshold, found.inspected_above, found.calibration_above, found.p_value < 0.01
         (2.0, 20, 0, True)
     """
-    _check(scores, calibration, odds)
+    _check(scores, calibration)
     pooled = torch.cat([scores, calibration]).sort(descending=True).values
     wanted = 2 ** torch.arange(len(pooled).bit_length(), device=pooled.device) - 1
     cuts = {int((pooled >= cut).sum()): cut for cut in pooled[wanted]}
-    tables = {above: _log_cdf(len(scores), len(calibration), above, odds) for above in cuts}
+    tables = {above: _log_cdf(len(scores), len(calibration), above) for above in cuts}
     observed = {above: int((calibration >= cut).sum()) for above, cut in cuts.items()}
     best = min(cuts, key=lambda above: tables[above][observed[above]].item())
     log_p = tables[best][observed[best]].item()
-    if odds == 1:
-        p_value = _chance_of_any(len(scores), len(calibration), tables, log_p)
-    else:
-        p_value = math.exp(log_p) * len(cuts)
+    p_value = _chance_of_any(len(scores), len(calibration), tables, log_p)
     return Exceedances(
         threshold=cuts[best].item(),
         inspected_above=best - observed[best],
@@ -143,9 +128,7 @@ def exceedance_scan(
     )
 
 
-def _check(scores: Tensor, calibration: Tensor, odds: float) -> None:
-    if not odds >= 1:
-        raise InputError(f"expected odds of at least 1, got {odds}")
+def _check(scores: Tensor, calibration: Tensor) -> None:
     check_scores("scores", scores)
     check_scores("calibration scores", calibration)
 
@@ -155,11 +138,10 @@ def _probability(value: float) -> float:
     return min(max(value, sys.float_info.min), 1.0)
 
 
-def _log_cdf(inspected: int, calibration: int, above: int, odds: float) -> Float[Tensor, " counts"]:
+def _log_cdf(inspected: int, calibration: int, above: int) -> Float[Tensor, " counts"]:
     """Log P(at most c of the calibration scores are among the `above` highest), c = 0, 1, ..."""
     count = torch.arange(calibration + 1, dtype=torch.float64)
     log_ways = _log_choose(calibration, count) + _log_choose(inspected, above - count)
-    log_ways = log_ways - count * math.log(odds)
     return log_ways.logcumsumexp(dim=0) - log_ways.logsumexp(dim=0)
 
 

@@ -36,36 +36,6 @@ def auroc(scores: Float[Tensor, " samples"], positive: Bool[Tensor, " samples"])
     return int(beaten + beaten_or_tied) / (2 * len(positives) * len(negatives))
 
 
-def average_precision(
-    scores: Float[Tensor, " samples"], positive: Bool[Tensor, " samples"]
-) -> float:
-    """Average, over the positives, of the precision at their own score.
-
-    This is the area under the precision-recall curve taken as steps, without interpolation.
-
-    Args:
-        scores: higher should mean positive.
-        positive: the truth; at least one positive and one negative.
-
-    Returns:
-        In (0, 1]; 1 ranks perfectly, and chance is the share of positives.
-
-    Raises:
-        InputError: a score is NaN, or there are no positives or no negatives.
-
-    Source:
-        Zhu, "Recall, precision and average precision", University of Waterloo 2004.
-
-    Example:
-        >>> average_precision(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([False, True, False]))
-        0.5
-    """
-    positives, negatives = _split(scores, positive)
-    hits = len(positives) - torch.searchsorted(positives, positives)
-    false_alarms = len(negatives) - torch.searchsorted(negatives, positives)
-    return (hits.double() / (hits + false_alarms)).mean().item()
-
-
 def tpr_at_fpr(
     scores: Float[Tensor, " samples"], positive: Bool[Tensor, " samples"], *, max_fpr: float
 ) -> float:
