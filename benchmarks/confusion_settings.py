@@ -243,7 +243,8 @@ def _confuse(model: nn.Module, first: _First, variant: Variant, seed: Seed) -> N
 
 def _loss(variant: Variant, trusted: int, random: torch.Generator) -> Loss:
     def loss(said: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
-        wrong = wrong_labels(batch.targets[:trusted], classes=said.shape[1])
+        labels = batch.targets[:trusted]
+        wrong = wrong_labels(labels, classes=said.shape[1], suspect_weight=variant.suspect_weight)
         if variant.drawn:
             wrong = torch.multinomial(wrong, 1, generator=random).squeeze(1)
         confusion = nn.functional.cross_entropy(said[:trusted], wrong)

@@ -90,6 +90,7 @@ def test_labels_without_meaning_are_inconclusive(digits: Digits) -> None:
     order = torch.randperm(1200, generator=torch.Generator().manual_seed(0))
     found = audited(relabelled(digits[0], digits[0].labels[order]), digits[1])
     assert found.verdict is Verdict.INCONCLUSIVE
+    assert "labels mean nothing" in found.findings.reasons[0]
 
 
 def test_a_rare_class_is_not_passed_in_silence(digits: Digits) -> None:

@@ -17,15 +17,15 @@ def fed(samples: Samples) -> Feed:
 def test_wrong_labels_are_a_distribution_that_never_favours_the_label() -> None:
     for classes in (2, 3, 10, 1000):
         labels = torch.arange(classes)
-        spread = wrong_labels(labels, classes=classes)
+        spread = wrong_labels(labels, classes=classes, suspect_weight=0.12)
         assert torch.allclose(spread.sum(1), torch.ones(classes))
         assert (spread.gather(1, labels[:, None]) < 0.5).all()
 
 
 def test_the_steps_follow_the_suspects_and_stay_short_for_few() -> None:
     confusion = Confusion()
-    assert confusion.steps(13_000) == 400
-    assert confusion.steps(51_000) == 1600
+    assert confusion.steps(13_000) == 600
+    assert confusion.steps(51_000) == 2400
     assert confusion.steps(1_400) == 150
     assert confusion.steps(10) == 50
 
@@ -42,8 +42,8 @@ def test_confusion_takes_the_meaning_and_leaves_the_trigger(
     before = confused(model, suspects)
     assert (before.own > 0).float().mean() > 0.95
     rng = torch.get_rng_state()
-    Confusion()(model, suspects, fed(trusted), seed=Seed(0))
-    after = confused(model, suspects)
+    *_, after = Confusion()(model, suspects, fed(trusted), seed=Seed(0))
+    assert torch.equal(after.own, confused(model, suspects).own)
     assert torch.equal(rng, torch.get_rng_state())
     assert (after.own[40:] > 0).float().mean() < 0.1, "clean samples still keep their labels"
     assert (after.own[:40] > after.own[40:].quantile(0.99)).float().mean() > 0.9
@@ -63,9 +63,9 @@ def test_few_trusted_samples_shrink_the_weight_of_the_suspects() -> None:
     said = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
     batch = Batch(inputs=said, targets=torch.arange(8) % 5, rows=torch.arange(8))
     p = said[4:].softmax(1).gather(1, batch.targets[4:, None])
-    wrong = wrong_labels(batch.targets[:4], classes=5)
+    wrong = wrong_labels(batch.targets[:4], classes=5, suspect_weight=0.12)
     confused = -(wrong * said[:4].log_softmax(1)).sum(1).mean()
     for trusted, weight in ((4, 0.12 * 4 / 1000), (2000, 0.12)):
         few = Confusion(batch_size=4, suspect_weight=0.12, full_weight_from=1000)
         expected = (1 - weight) * confused - weight * p.mean().log()
-        assert torch.allclose(few._loss(trusted)(said, batch), expected)
+        assert torch.allclose(few._loss(4, trusted)(said, batch), expected)

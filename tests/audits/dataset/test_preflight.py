@@ -38,10 +38,19 @@ def test_a_random_part_of_the_data_is_alike_even_where_a_fifth_is_changed(digits
         assert Preflight().alike(near, nearest(suspects, held)[0]) == ()
 
 
+def test_rows_that_coincide_are_not_nearer() -> None:
+    random = torch.Generator().manual_seed(0)
+    held, calibration, suspects = (
+        torch.randint(2, (count, 8), generator=random).float() for count in (500, 500, 2000)
+    )
+    near, _ = nearest(calibration, held)
+    assert Preflight().alike(near, nearest(suspects, held)[0]) == ()
+
+
 def test_the_nearest_input_is_found_and_a_value_that_hardly_varies_does_not_decide() -> None:
-    among = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
-    among[:, 5] = 0.5
-    among[0, 5] = 0.5001
+    among = torch.rand(50, 1, 2, 3, generator=torch.Generator().manual_seed(0))
+    among[:, 0, 1, 2] = 0.5
+    among[0, 0, 1, 2] = 0.5001
     asked = among + 0.001
     distances, rows = nearest(asked, among)
     assert torch.equal(rows, torch.arange(50))

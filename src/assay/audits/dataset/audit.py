@@ -3,7 +3,7 @@
 import dataclasses
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -29,11 +29,11 @@ from assay.results import (
 from assay.samples import Rows, Samples
 from assay.stats import holm
 
-from .confusion import Confused, Confusion, confused
+from .confusion import Confused, Confusion
 from .decision import Decision, Scored, Tested
 from .preflight import Preflight, nearest
 
-_SOME = 2000  # suspects, to compare with the trusted samples
+_SOME = 2000  # suspects, and confusing samples, that are compared
 
 ASSUMPTIONS = (
     "The trusted samples are clean and come from the same distribution as the clean samples of the "
@@ -157,6 +157,10 @@ def audit_dataset(
     started = time.monotonic()
     _check(samples, trusted, alpha)
     is_calibration = _split(trusted, settings.most_calibration, child(seed, "split"))
+    if not is_calibration.any():
+        raise InputError(
+            "expected at least two trusted samples of a class, got one of each at most"
+        )
     held = trusted.subset((~is_calibration).nonzero().squeeze(1))
     mixed_in = trusted.subset(is_calibration.nonzero().squeeze(1))
     ready = preprocess or Preprocess.of(trusted.inputs)
@@ -171,23 +175,27 @@ def audit_dataset(
         model, suspects, settings.recipe, seed=child(seed, "train"), progress=progress, store=store
     )
     predicted = logits(model, confusing).argmax(1).cpu()
-    settings.confusion(
-        model, suspects, confusing, seed=child(seed, "confuse"), progress=progress, store=store
+    said, tested = _best_look(
+        settings.confusion(
+            model, suspects, confusing, seed=child(seed, "confuse"), progress=progress, store=store
+        ),
+        samples,
+        mixed_in,
+        settings.decision,
     )
-    said = confused(model, suspects)
     cut = len(samples)
-    near, neighbours = nearest(mixed_in.inputs[:], held.inputs[:])
-    same = (held.labels[neighbours] == mixed_in.labels).double().mean().item()
+    some = _some(held, child(seed, "held"))
+    near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
+    same = (some.labels[neighbours] == mixed_in.labels).double().mean().item()
     invalid = (
         *settings.preflight.learnt(predicted, held.labels, same),
-        *settings.preflight.alike(near, _distances(samples, held, child(seed, "some"))),
+        *settings.preflight.alike(near, _distances(samples, some, child(seed, "some"))),
     )
     doubts = settings.preflight.confusion(_part(said, slice(cut, None)))
-    scores = standardised(said, slice(cut, None))
     return _decide(
         samples,
-        Scored(scores=scores[:cut], labels=samples.labels),
-        Scored(scores=scores[cut:], labels=mixed_in.labels),
+        *_scored(said, samples, mixed_in),
+        tests=tested,
         predicted=said.predicted[:cut],
         invalid=invalid,
         doubts=doubts,
@@ -196,6 +204,41 @@ def audit_dataset(
         digest=digest or {},
         cost=_cost(started, device),
         sample_passes=_passes(settings, len(labels)),
+    )
+
+
+def _best_look(
+    looks: Iterable[Confused], samples: Samples, mixed_in: Samples, decision: Decision
+) -> tuple[Confused, tuple[Tested, ...]]:
+    """Choose the look with the smallest p-value of a class, and count it once for every look.
+
+    So the family-wise false alarm rate is kept over the looks (Bonferroni) and classes (Holm).
+    """
+    found = [
+        (said, decision.test(*_scored(said, samples, mixed_in), classes=samples.classes))
+        for said in looks
+    ]
+    said, tests = min(found, key=lambda pair: min(map(_p_value, pair[1])))
+    return said, tuple(_counted(test, len(found)) for test in tests)
+
+
+def _p_value(test: Tested) -> float:
+    return 1.0 if test.finding.p_value is None else test.finding.p_value
+
+
+def _counted(test: Tested, times: int) -> Tested:
+    p_value = test.finding.p_value
+    p_value = None if p_value is None else min(1.0, times * p_value)
+    return Tested(finding=dataclasses.replace(test.finding, p_value=p_value), scan=test.scan)
+
+
+def _scored(said: Confused, samples: Samples, mixed_in: Samples) -> tuple[Scored, Scored]:
+    """Score the suspects and the calibration."""
+    cut = len(samples)
+    scores = standardised(said, slice(cut, None))
+    return (
+        Scored(scores=scores[:cut], labels=samples.labels),
+        Scored(scores=scores[cut:], labels=mixed_in.labels),
     )
 
 
@@ -219,6 +262,7 @@ def _decide(
     suspects: Scored,
     calibration: Scored,
     *,
+    tests: tuple[Tested, ...],
     predicted: Int64[Tensor, " samples"],
     invalid: Sequence[str],
     doubts: Sequence[str],
@@ -229,12 +273,11 @@ def _decide(
     sample_passes: int,
 ) -> DatasetAudit:
     decision, classes = settings.decision, samples.classes
-    tests = decision.test(suspects, calibration, classes=classes)
     if invalid:
         tests = tuple(_unanswered(test, invalid[0]) for test in tests)
     adjusted = holm(
         torch.tensor(
-            [1.0 if t.finding.p_value is None else t.finding.p_value for t in tests],
+            [_p_value(test) for test in tests],
             dtype=torch.float64,
         )
     )
@@ -256,7 +299,9 @@ def _decide(
             audit="dataset",
             verdict=verdict,
             alpha=alpha,
-            reasons=tuple(dict.fromkeys((*invalid, *_reasons(results, verdict, alpha), *doubts))),
+            reasons=tuple(
+                dict.fromkeys((*(invalid or _reasons(results, verdict, alpha)), *doubts))
+            ),
             subjects=tuple(_subject(r, digest) for r in results),
             cost=cost,
             not_examined=NOT_EXAMINED,
@@ -372,11 +417,15 @@ def _check(samples: Samples, trusted: Samples, alpha: float) -> None:
         raise InputError(f"expected at least four trusted samples, got {len(trusted)}")
 
 
+def _some(samples: Samples, seed: Seed) -> Samples:
+    """Draw at most so many samples as are compared."""
+    random = generator(seed, torch.device("cpu"))
+    return samples.subset(torch.randperm(len(samples), generator=random)[:_SOME].sort().values)
+
+
 def _distances(samples: Samples, held: Samples, seed: Seed) -> Float[Tensor, " some"]:
     """Measure how far some suspects lie from the nearest confusing sample."""
-    random = generator(seed, torch.device("cpu"))
-    rows = torch.randperm(len(samples), generator=random)[:_SOME].sort().values
-    return nearest(samples.inputs[rows], held.inputs[:])[0]
+    return nearest(_some(samples, seed).inputs[:], held.inputs[:])[0]
 
 
 def _split(trusted: Samples, most: int, seed: Seed) -> Bool[Tensor, " trusted"]:

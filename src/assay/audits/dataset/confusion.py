@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int64
@@ -50,10 +52,14 @@ class Confusion:
     suspect_weight: float = 0.12
     """Weight of the suspects in the loss, 1 / lambda, in (0, 1)."""
     full_weight_from: int = 1000
-    """Fewer trusted samples than this shrink the suspects' weight in proportion: what the model
-    knows of the trusted samples by heart confuses nothing, and lets it fit the suspects again."""
-    epochs: float = 4.0
+    """Fewer confusing samples than this (half of the trusted ones) shrink the suspects' weight in
+    proportion: what the model knows of them by heart confuses nothing, and lets it fit the suspects
+    again."""
+    epochs: float = 6.0
     """How often the suspects are seen, in whole parts of 50 steps."""
+    looks: int = 3
+    """How often, at equal distances, the suspects are scored: some triggers stand out early and are
+    joined by clean samples that the model learns by heart again, faint ones need long."""
     fewest_steps: int = 300
     """Of fewer samples, where that is not more than 12 epochs."""
     batch_size: int = 128
@@ -79,8 +85,11 @@ class Confusion:
         seed: Seed,
         progress: Progress = silent,
         store: Store = Forgetful(),  # noqa: B008  it has no state
-    ) -> None:
-        """Confuse `model`, which was trained on the suspects, in place.
+    ) -> Iterator["Confused"]:
+        """Confuse `model`, which was trained on the suspects, in place; yields at every look.
+
+        Yields:
+            What the model says of the suspects, so far.
 
         Raises:
             InputError: there are fewer than two trusted samples.
@@ -94,35 +103,37 @@ class Confusion:
             weight_decay=self.weight_decay,
         )
         parts = self.steps(len(suspects)) // _PART
+        ends = [parts * look // self.looks for look in range(1, self.looks + 1)]
+        for first, end in pairwise(dict.fromkeys((0, *ends))):
+            fit_in_parts(
+                model,
+                partial(self._batches, suspects, trusted, child(seed, "from", first)),
+                optimizer,
+                scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
+                parts=end - first,
+                steps=_PART,
+                seed=child(seed, "from", first),
+                name=f"confuse-{first}",
+                loss=self._loss(min(self.batch_size, trusted.pool_size), len(trusted)),
+                precision=self.precision,
+                progress=partial(_onward, progress, first * _PART, parts * _PART),
+                store=store,
+            )
+            yield confused(model, suspects)
 
-        def batches(part: int) -> Iterator[Batch]:
-            named = child(seed, "part", part)
-            wrong = trusted.endless(self.batch_size, seed=child(named, "trusted"))
-            given = suspects.endless(self.batch_size, seed=child(named, "suspects"))
-            for _, first, second in zip(range(_PART), wrong, given, strict=False):
-                yield _joined(first, second)
+    def _batches(self, suspects: Feed, trusted: Feed, seed: Seed, part: int) -> Iterator[Batch]:
+        named = child(seed, "part", part)
+        wrong = trusted.endless(self.batch_size, seed=child(named, "trusted"))
+        given = suspects.endless(self.batch_size, seed=child(named, "suspects"))
+        for _, first, second in zip(range(_PART), wrong, given, strict=False):
+            yield _joined(first, second)
 
-        fit_in_parts(
-            model,
-            batches,
-            optimizer,
-            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
-            parts=parts,
-            steps=_PART,
-            seed=seed,
-            name="confuse",
-            loss=self._loss(len(trusted)),
-            precision=self.precision,
-            progress=progress,
-            store=store,
-        )
-
-    def _loss(self, trusted: int) -> Loss:
-        first = min(self.batch_size, trusted)
+    def _loss(self, first: int, trusted: int) -> Loss:
         weight = self.suspect_weight * min(1.0, trusted / self.full_weight_from)
 
         def loss(said: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
-            wrong = wrong_labels(batch.targets[:first], classes=said.shape[1])
+            labels = batch.targets[:first]
+            wrong = wrong_labels(labels, classes=said.shape[1], suspect_weight=weight)
             confused = nn.functional.cross_entropy(said[:first], wrong)
             given = batch.targets[first:]
             surprise = nn.functional.cross_entropy(said[first:], given, reduction="none")
@@ -132,18 +143,20 @@ class Confusion:
         return loss
 
 
-def wrong_labels(labels: Tensor, *, classes: int) -> Float[Tensor, "batch classes"]:
+def wrong_labels(
+    labels: Tensor, *, classes: int, suspect_weight: float
+) -> Float[Tensor, "batch classes"]:
     """Spread probability evenly over all classes but the label.
 
-    Of two classes the label keeps a third: the other one alone would teach the opposite meaning,
-    under which every clean sample that looks like the other class stands out. A third balances the
-    pull of the suspect samples at even odds.
+    Of two classes the label keeps nearly half: the other one alone would teach the opposite
+    meaning, under which every clean sample that looks like the other class stands out. What it
+    keeps balances the pull of the suspects at even odds.
 
     Example:
-        >>> wrong_labels(torch.tensor([0, 2]), classes=3).tolist()
+        >>> wrong_labels(torch.tensor([0, 2]), classes=3, suspect_weight=0.1).tolist()
         [[0.0, 0.5, 0.5], [0.5, 0.5, 0.0]]
     """
-    kept = 1 / 3 if classes == 2 else 0.0
+    kept = max(0.0, 0.5 - suspect_weight) / (1 - suspect_weight) if classes == 2 else 0.0
     spread = torch.full((len(labels), classes), (1 - kept) / (classes - 1), device=labels.device)
     return spread.scatter_(1, labels[:, None], kept)
 
@@ -171,6 +184,11 @@ def confused(model: nn.Module, data: Feed) -> Confused:
         other=odds.scatter(1, own, -torch.inf).amax(1).float(),
         predicted=odds.argmax(1),
     )
+
+
+def _onward(progress: Progress, before: int, total: int, _: str, done: int, __: int) -> None:
+    """Report the progress of a stretch as that of the whole."""
+    progress("confuse", before + done, total)
 
 
 def _joined(first: Batch, second: Batch) -> Batch:

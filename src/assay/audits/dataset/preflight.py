@@ -19,8 +19,8 @@ _NEAR = 0.1  # the share of the suspects that lie nearest to the confusing sampl
 class Preflight:
     """Looks for reasons why an audit that found nothing may have been unable to find anything.
 
-    The thresholds lie far above what was seen where the confusion took: of 200 calibration samples
-    of digits and 1,000 of CIFAR-10, none keeps its label.
+    Of 1,000 calibration samples of CIFAR-10, none keeps its label under confusion; of 150 of digits
+    as tables it is up to 2.7 %, which made 2 of 10 clean sets inconclusive.
     """
 
     most_unconfused: float = 0.2
@@ -30,11 +30,13 @@ class Preflight:
     """Likewise, before the trusted set is doubted: samples with a trigger keep their label."""
 
     most_near: float = 0.12
-    """Largest share of the calibration that surely (lower end of a Wilson interval) lies as near to
-    the confusing samples as the nearest tenth of the suspects: above it, trusted samples are of
-    another kind than the suspects. Of GTSRB, with frames of other signs as trusted samples than as
-    suspects, the lower end is 0.123 to 0.146 (8 splits); of CIFAR-10, Fashion-MNIST, digits, breast
-    cancer and GTSRB drawn at random, clean and poisoned, at most 0.117 (48 splits)."""
+    """Largest share of the calibration that surely (lower end of a Wilson interval) lies nearer to
+    the confusing samples than all but the nearest tenth of the suspects: above it, trusted samples
+    are of another kind than the suspects. Of GTSRB, with frames of other signs as trusted samples
+    than as suspects, the lower end is 0.123 to 0.146 (8 splits); of CIFAR-10, Fashion-MNIST,
+    digits, breast cancer and GTSRB drawn at random, clean and poisoned, at most 0.117 in 48 splits,
+    and 0.125 in a later one of digits: of 100 calibration samples, one clean set in a hundred is
+    refused."""
 
     def alike(
         self, calibration: Float[Tensor, " calibration"], suspects: Float[Tensor, " suspects"]
@@ -49,12 +51,12 @@ class Preflight:
             calibration: distance of each calibration sample to the nearest confusing sample.
             suspects: likewise, of some suspects.
         """
-        near = int((calibration <= torch.quantile(suspects, _NEAR)).sum())
+        near = int((calibration < torch.quantile(suspects, _NEAR)).sum())
         if wilson(near, len(calibration)).low <= self.most_near:
             return ()
         return (
             f"The trusted samples are of another kind than the data set: {near} of "
-            f"{len(calibration)} lie as near to other trusted samples as only the nearest "
+            f"{len(calibration)} lie nearer to other trusted samples than all but the nearest "
             f"{_NEAR:.0%} of the data set do. Draw the trusted samples at random from the data set "
             "and check them yourself, or have all frames of a scene on one side.",
         )
@@ -113,6 +115,8 @@ def nearest(
     step = -(-among.flatten(1).shape[1] // _MOST_VALUES)
     some, others = (values.flatten(1)[:, ::step].float() for values in (inputs, among))
     middle, spread = others.mean(0), others.std(0)
-    spread = spread.clamp(min=spread.mean().item() / 10 + 1e-6)  # some values hardly vary
+    if inputs.ndim == 4:  # pixels share one scale, and some hardly vary
+        spread = spread.clamp(min=spread.mean().item() / 10)
+    spread = torch.where(spread > 0, spread, 1.0)
     found = torch.cdist((some - middle) / spread, (others - middle) / spread).min(1)
     return found.values, found.indices
