@@ -84,8 +84,7 @@ def exceedance_scan(
     The thresholds are those that 1, 2, 4, ... of all scores together reach, and the statistic is
     the smallest p-value that `exceedance_test` gives at any of them. Which scores are calibration
     does not enter the choice of thresholds, so that exchangeability gives the exact joint law of
-    all the counts and with it the exact p-value of the scan. With `odds` above 1 that law is not
-    known; the smallest p-value is then multiplied by the number of thresholds (Bonferroni).
+    all the counts and with it the exact p-value of the scan.
 
     Args:
         scores: of inspected samples, higher is more suspicious.

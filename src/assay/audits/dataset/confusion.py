@@ -46,7 +46,7 @@ class Confusion:
         cover samples, and thousands of classes, then never win back what the confusion took.
         (3) The labels to contradict are those of the trusted set, not the opinion of another model.
         (4) lambda = 8 instead of 15 to 30, or more for fewer trusted samples.
-        `benchmarks/confusion_settings.py` compares these on the tuning attacks and on clean data.
+        `benchmarks/confusion_settings.py` can compare these on tuning attacks and on clean data.
     """
 
     suspect_weight: float = 0.12
