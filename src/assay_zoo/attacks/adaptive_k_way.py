@@ -37,9 +37,9 @@ class AdaptiveKWay:
         Reference code: backdoor-toolbox (four pixels), with 0.3 % poison and 0.3 % cover of
         CIFAR-10.
     Differs from the source:
-        Places and sizes are shares of the image, and the squares may be larger: small networks
-        hardly see one pixel (ASR 33 % at 10 % poison of 12,000 CIFAR-10 images). Images that do
-        not have three channels get the mean colour. Cover is drawn from the classes that are not
+        Places and sizes are shares of the image, and the squares may be larger, cut off where they
+        would leave the image: small networks hardly see one pixel (ASR 33 % at 10 % poison of
+        12,000 CIFAR-10 images). Images that do not have three channels get the mean colour. Cover is drawn from the classes that are not
         the target, as the paper says and the code does not.
     """
 

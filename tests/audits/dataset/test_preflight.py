@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from assay.audits.dataset import audit_dataset
+from assay.audits.dataset.audit import _matched
 from assay.audits.dataset.preflight import Preflight, nearest
 from assay.randomness import Seed
 from assay.results import Verdict
@@ -26,6 +27,24 @@ def test_trusted_frames_of_other_scenes_are_inconclusive(digits: Digits) -> None
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "another kind" in found.findings.reasons[0]
     assert not found.is_poison.any()
+
+
+def test_other_shares_of_the_classes_are_no_other_kind() -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def drawn(tight: int, wide: int) -> Samples:
+        labels = torch.tensor([0] * tight + [1] * wide)
+        inputs = torch.randn(len(labels), 8, generator=random) * (0.1 + 3 * labels[:, None])
+        return Samples(inputs=inputs, labels=labels, class_names=("tight", "wide"))
+
+    held, calibration, suspects = drawn(200, 200), drawn(200, 200), drawn(200, 1800)
+    near, _ = nearest(calibration.inputs[:], held.inputs[:])
+
+    def doubts(samples: Samples) -> tuple[str, ...]:
+        return Preflight().alike(near, nearest(samples.inputs[:], held.inputs[:])[0])
+
+    assert doubts(suspects)
+    assert not doubts(_matched(suspects, calibration, Seed(0)))
 
 
 def test_a_random_part_of_the_data_is_alike_even_where_a_fifth_is_changed(digits: Digits) -> None:

@@ -33,7 +33,7 @@ from .confusion import Confused, Confusion
 from .decision import Decision, Scored, Tested
 from .preflight import Preflight, nearest
 
-_SOME = 2000  # suspects, and confusing samples, that are compared
+_SOME = 2000  # confusing samples that others are compared with
 
 ASSUMPTIONS = (
     "The trusted samples are clean and come from the same distribution as the clean samples of the "
@@ -185,11 +185,12 @@ def audit_dataset(
     )
     cut = len(samples)
     some = _some(held, child(seed, "held"))
+    matched = _matched(samples, mixed_in, child(seed, "matched"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
     same = (some.labels[neighbours] == mixed_in.labels).double().mean().item()
     invalid = (
         *settings.preflight.learnt(predicted, held.labels, same),
-        *settings.preflight.alike(near, _distances(samples, some, child(seed, "some"))),
+        *settings.preflight.alike(near, nearest(matched.inputs[:], some.inputs[:])[0]),
     )
     doubts = settings.preflight.confusion(_part(said, slice(cut, None)))
     return _decide(
@@ -423,9 +424,14 @@ def _some(samples: Samples, seed: Seed) -> Samples:
     return samples.subset(torch.randperm(len(samples), generator=random)[:_SOME].sort().values)
 
 
-def _distances(samples: Samples, held: Samples, seed: Seed) -> Float[Tensor, " some"]:
-    """Measure how far some suspects lie from the nearest confusing sample."""
-    return nearest(_some(samples, seed).inputs[:], held.inputs[:])[0]
+def _matched(samples: Samples, others: Samples, seed: Seed) -> Samples:
+    """Draw samples, of each class twice as many as of the others, or all that there are."""
+    random = generator(seed, torch.device("cpu"))
+    order = torch.randperm(len(samples), generator=random)
+    labels = samples.labels[order]
+    counts = others.labels.bincount(minlength=samples.classes).tolist()
+    rows = [order[labels == label][: 2 * count] for label, count in enumerate(counts)]
+    return samples.subset(torch.cat(rows).sort().values)
 
 
 def _split(trusted: Samples, most: int, seed: Seed) -> Bool[Tensor, " trusted"]:
