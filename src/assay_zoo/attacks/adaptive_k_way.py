@@ -39,8 +39,8 @@ class AdaptiveKWay:
     Differs from the source:
         Places and sizes are shares of the image, and the squares may be larger, cut off where they
         would leave the image: small networks hardly see one pixel (ASR 33 % at 10 % poison of
-        12,000 CIFAR-10 images). Images that do not have three channels get the mean colour. Cover is drawn from the classes that are not
-        the target, as the paper says and the code does not.
+        12,000 CIFAR-10 images). Images that do not have three channels get the mean colour. Cover
+        is drawn from the classes that are not the target, as the paper says and the code does not.
     """
 
     target: int = 0

@@ -37,7 +37,7 @@ def test_other_shares_of_the_classes_are_no_other_kind() -> None:
         inputs = torch.randn(len(labels), 8, generator=random) * (0.1 + 3 * labels[:, None])
         return Samples(inputs=inputs, labels=labels, class_names=("tight", "wide"))
 
-    held, calibration, suspects = drawn(200, 200), drawn(200, 200), drawn(200, 1800)
+    held, calibration, suspects = drawn(200, 200), drawn(500, 500), drawn(1000, 9000)
     near, _ = nearest(calibration.inputs[:], held.inputs[:])
 
     def doubts(samples: Samples) -> tuple[str, ...]:
