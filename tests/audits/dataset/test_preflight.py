@@ -57,6 +57,17 @@ def test_a_random_part_of_the_data_is_alike_even_where_a_fifth_is_changed(digits
         assert Preflight().alike(near, nearest(suspects, held)[0]) == ()
 
 
+def test_suspects_of_other_classes_than_the_trusted_samples_are_inconclusive(
+    digits: Digits,
+) -> None:
+    samples, trusted = (
+        part.subset(((part.labels < 5) == low).nonzero().squeeze(1))
+        for part, low in zip(digits, (True, False), strict=True)
+    )
+    found = audit_dataset(samples, trusted, seed=Seed(0), device=CPU)
+    assert found.verdict is Verdict.INCONCLUSIVE
+
+
 def test_rows_that_coincide_are_not_nearer() -> None:
     random = torch.Generator().manual_seed(0)
     held, calibration, suspects = (

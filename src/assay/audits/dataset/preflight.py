@@ -35,8 +35,8 @@ class Preflight:
     are of another kind than the suspects. Of GTSRB, with frames of other signs as trusted samples
     than as suspects, the lower end is 0.123 to 0.146 (8 splits); of CIFAR-10, Fashion-MNIST,
     digits, breast cancer and GTSRB drawn at random, clean and poisoned, at most 0.117 in 48 splits,
-    and 0.125 in a later one of digits: of 100 calibration samples, one clean set in a hundred is
-    refused."""
+    and 0.125 in a later one of digits: of 100 calibration samples, about one clean set in a hundred
+    is refused. Looked at once, before suspects were drawn by the calibration's class shares."""
 
     def alike(
         self, calibration: Float[Tensor, " calibration"], suspects: Float[Tensor, " suspects"]
@@ -51,6 +51,8 @@ class Preflight:
             calibration: distance of each calibration sample to the nearest confusing sample.
             suspects: likewise, of some suspects.
         """
+        if not len(suspects):  # of no class that calibrates: then none can be judged
+            return ()
         near = int((calibration < torch.quantile(suspects, _NEAR)).sum())
         if wilson(near, len(calibration)).low <= self.most_near:
             return ()
