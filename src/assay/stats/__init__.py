@@ -10,6 +10,7 @@ from .multiple import benjamini_hochberg as benjamini_hochberg
 from .multiple import holm as holm
 from .ranking import auroc as auroc
 from .ranking import tpr_at_fpr as tpr_at_fpr
+from .ridge import leave_one_out_ridge as leave_one_out_ridge
 from .robust import median as median
 from .robust import median_absolute_deviation as median_absolute_deviation
 from .robust import robust_z_scores as robust_z_scores

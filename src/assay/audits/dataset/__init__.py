@@ -8,3 +8,4 @@ from .confusion import Confusion as Confusion
 from .decision import Decision as Decision
 from .preflight import Preflight as Preflight
 from .published import PublishedConfusionTraining as PublishedConfusionTraining
+from .refinement import Refinement as Refinement

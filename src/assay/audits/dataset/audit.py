@@ -29,9 +29,10 @@ from assay.results import (
 from assay.samples import Rows, Samples
 from assay.stats import holm
 
-from .confusion import Confused, Confusion
+from .confusion import Confused, Confusion, seen
 from .decision import Decision, Scored, Tested
 from .preflight import Preflight, nearest
+from .refinement import Refinement
 
 _SOME = 2000  # confusing samples that others are compared with
 
@@ -59,6 +60,7 @@ class DatasetSettings:
     poison 41 % and 98 %, and what is not fitted cannot survive the confusion."""
     confusion: Confusion = Confusion()
     decision: Decision = Decision()
+    refinement: Refinement = Refinement()
     preflight: Preflight = Preflight()
     most_calibration: int = 1000
     """At most so many trusted samples, and at most half, serve as calibration."""
@@ -93,10 +95,12 @@ class DatasetAudit:
 
     findings: Findings
     scores: Float[Tensor, " samples"]
-    """Higher is more suspicious: 0 at the median of trusted samples, 1 at their 99th percentile."""
+    """Of the confusion, which the verdict rests on: 0 at the median of trusted samples, 1 at their
+    99th percentile, higher is more suspicious."""
     p_values: Float[Tensor, " samples"]
     """Conformal, in (0, 1]."""
     is_poison: Bool[Tensor, " samples"]
+    """Flagged samples; in a flagged class not simply those above a score, see `Refinement`."""
     classes: tuple[ClassResult, ...]
     calibration_scores: Float[Tensor, " calibration"]
     calibration_labels: Int64[Tensor, " calibration"]
@@ -175,6 +179,7 @@ def audit_dataset(
         model, suspects, settings.recipe, seed=child(seed, "train"), progress=progress, store=store
     )
     predicted = logits(model, confusing).argmax(1).cpu()
+    _, before = seen(model, suspects)
     said, tested = _best_look(
         settings.confusion(
             model, suspects, confusing, seed=child(seed, "confuse"), progress=progress, store=store
@@ -198,6 +203,7 @@ def audit_dataset(
         *_scored(said, samples, mixed_in),
         tests=tested,
         predicted=said.predicted[:cut],
+        features=torch.cat([before, said.features], dim=1),
         invalid=invalid,
         doubts=doubts,
         settings=settings,
@@ -265,6 +271,7 @@ def _decide(
     *,
     tests: tuple[Tested, ...],
     predicted: Int64[Tensor, " samples"],
+    features: Float[Tensor, "mixed dims"],
     invalid: Sequence[str],
     doubts: Sequence[str],
     settings: DatasetSettings,
@@ -286,7 +293,13 @@ def _decide(
     p_values = decision.p_values(suspects, calibration, classes=classes)
     is_poison = torch.zeros_like(suspects.labels, dtype=torch.bool)
     if flagged:
-        is_poison = decision.flag(suspects, calibration, tests, flagged)
+        is_poison = settings.refinement(
+            decision.flag(suspects, calibration, tests, flagged),
+            suspects,
+            calibration,
+            features,
+            false_discovery_rate=decision.false_discovery_rate,
+        )
     results = tuple(
         _class_result(label, samples, calibration, tests[label], adjusted, is_poison, predicted)
         for label in range(classes)
@@ -480,7 +493,12 @@ def _mixed(samples: Samples, mixed_in: Samples) -> tuple[Rows, Int64[Tensor, " s
 
 
 def _part(said: Confused, rows: slice) -> Confused:
-    return Confused(own=said.own[rows], other=said.other[rows], predicted=said.predicted[rows])
+    return Confused(
+        own=said.own[rows],
+        other=said.other[rows],
+        predicted=said.predicted[rows],
+        features=said.features[rows],
+    )
 
 
 def _fresh(samples: Samples, network: Callable[[], nn.Module] | None, seed: Seed) -> nn.Module:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from assay.errors import InputError
-from assay.features import logits
+from assay.features import extract, logits
 from assay.fitting import Batch, Feed, Precision, fit_in_parts
 from assay.fitting.loop import Loss
 from assay.randomness import Seed, child
@@ -172,18 +172,35 @@ class Confused:
     """The highest log-odds of another label."""
     predicted: Int64[Tensor, " samples"]
     """The label that the model fits best."""
+    features: Float[Tensor, "samples dims"]
+    """Penultimate ones; of a model without a linear layer, its logits."""
 
 
 def confused(model: nn.Module, data: Feed) -> Confused:
     """Read off every sample how sure the confused model is, of its label and of others."""
-    said = logits(model, data).cpu().double()
-    odds = torch.special.logit(said.softmax(1), eps=1e-12)
+    said, features = seen(model, data)
+    odds = torch.special.logit(said.double().softmax(1), eps=1e-12)
     own = data.labels[:, None]
     return Confused(
         own=odds.gather(1, own).squeeze(1).float(),
         other=odds.scatter(1, own, -torch.inf).amax(1).float(),
         predicted=odds.argmax(1),
+        features=features,
     )
+
+
+def seen(
+    model: nn.Module, data: Feed
+) -> tuple[Float[Tensor, "samples classes"], Float[Tensor, "samples dims"]]:
+    """Compute logits and penultimate features; the logits again of a model without a linear layer.
+
+    On the CPU.
+    """
+    if any(isinstance(module, nn.Linear) for module in model.modules()):
+        said = extract(model, data)
+        return said.logits, said.features
+    said_logits = logits(model, data).cpu()
+    return said_logits, said_logits
 
 
 def _onward(progress: Progress, before: int, total: int, _: str, done: int, __: int) -> None:
