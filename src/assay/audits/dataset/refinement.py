@@ -67,8 +67,11 @@ class Refinement:
             if len(others) < self.fewest_calibration or len(flagged) < self.fewest_flagged:
                 continue
             scores = torch.cat([suspects.scores[own], calibration.scores[others]])
+            high = scores >= flagged.min()
+            if high.all():
+                continue
             rows = torch.cat([own, others + len(suspects.labels)])
-            said = self._said(features[rows], scores >= flagged.min())
+            said = self._said(features[rows], high)
             found = self._chosen(said[: len(own)], said[len(own) :], false_discovery_rate)
             kept = found[flags[own]].double().mean().item()
             if kept >= self.least_kept and int(found.sum()) <= self.most_growth * len(flagged):

@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from assay.audits.dataset import Refinement
+from assay.audits.dataset.decision import Scored
+from assay.samples import Samples
+
+CLEAN, POISON, CALIBRATION = 240, 80, 60
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    return images.flatten(1).float()
+
+
+@pytest.fixture(scope="module")
+def case(digits: tuple[Samples, Samples]):
+    """Real digits under one label, some stamped; a confused model's scores overlap.
+
+    A third of the poison scores as clean samples do, and a tenth of the clean ones as poison.
+    """
+    images = digits[0].inputs[:][: CLEAN + POISON + CALIBRATION].clone()
+    is_poison = torch.zeros(len(images), dtype=torch.bool)
+    is_poison[:POISON] = True
+    images[is_poison, :, -3:, -3:] = images[is_poison, :, -3:, -3:] // 2 + 100
+    random = torch.Generator().manual_seed(0)
+    high = torch.where(
+        is_poison,
+        torch.rand(len(images), generator=random) > 1 / 3,
+        torch.rand(len(images), generator=random) < 0.1,
+    )
+    scores = torch.rand(len(images), generator=random) + high
+    cut = CLEAN + POISON
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    suspects = Scored(scores=scores[:cut], labels=labels[:cut])
+    calibration = Scored(scores=scores[cut:], labels=labels[cut:])
+    return suspects, calibration, pixels(images), is_poison[:cut]
+
+
+def refined(suspects, calibration, features, flags):
+    return Refinement()(flags, suspects, calibration, features, false_discovery_rate=0.1)
+
+
+def test_poison_that_shares_a_trigger_is_found_and_clean_samples_are_let_go(case):
+    suspects, calibration, features, is_poison = case
+    flags = suspects.scores >= 1
+    assert flags[is_poison].double().mean() < 0.75
+    assert flags[~is_poison].double().mean() > 0.05
+    found = refined(suspects, calibration, features, flags)
+    assert found[is_poison].double().mean() > 0.95
+    assert found[~is_poison].double().mean() < 0.05
+
+
+def test_flags_that_share_nothing_stay(case):
+    suspects, calibration, features, _ = case
+    random = torch.Generator().manual_seed(1)
+    features = torch.randn(features.shape, generator=random)
+    flags = suspects.scores >= 1
+    assert torch.equal(refined(suspects, calibration, features, flags), flags)
+
+
+def test_a_class_with_little_calibration_keeps_its_flags(case):
+    suspects, calibration, features, _ = case
+    few = Scored(scores=calibration.scores[:49], labels=calibration.labels[:49])
+    flags = suspects.scores >= 1
+    assert torch.equal(refined(suspects, few, features[: len(suspects.labels) + 49], flags), flags)
+
+
+def test_classes_without_a_flag_are_left_alone(case):
+    suspects, calibration, features, _ = case
+    labels = torch.arange(len(suspects.labels)) % 2
+    other = Scored(scores=suspects.scores, labels=labels)
+    flags = (suspects.scores >= 1) & (labels == 0)
+    assert not refined(other, calibration, features, flags)[labels == 1].any()
+
+
+def test_nothing_flagged_stays_nothing(case):
+    suspects, calibration, features, is_poison = case
+    nothing = torch.zeros_like(is_poison)
+    assert not refined(suspects, calibration, features, nothing).any()
+
+
+def test_all_samples_of_a_class_flagged_stay(case):
+    suspects, calibration, features, is_poison = case
+    low = Scored(scores=calibration.scores + 9, labels=calibration.labels)
+    everything = torch.ones_like(is_poison)
+    assert refined(suspects, low, features, everything).all()
