@@ -1,3 +1,6 @@
+import os
+import pathlib
+
 import pytest
 import torch
 from hypothesis import given
@@ -37,6 +40,22 @@ def test_every_stretch_has_the_class_shares_of_the_whole(counts: list[int], seed
     assert torch.equal(order.sort().values, torch.arange(len(labels)))
     first = labels[order[: len(labels) // 2]].bincount(minlength=len(counts))
     assert (first - torch.tensor(counts) / 2).abs().max() <= len(counts) + 1.5
+
+
+@pytest.mark.skipif(
+    not (pathlib.Path(os.environ.get("ASSAY_DATA", "../shared/data")) / "gtsrb").is_dir(),
+    reason="the traffic signs are not in $ASSAY_DATA",
+)
+def test_trusted_frames_of_traffic_signs_are_of_the_same_signs_as_the_suspects() -> None:
+    """Frames of one sign are near-duplicates: nearer to each other than to the test file's."""
+    split = load("gtsrb", train=2000, trusted=400, test=400, seed=Seed(1))
+
+    def nearest(part) -> float:
+        flat = [each.inputs[:].flatten(1).float() for each in (part, split.train)]
+        return torch.cdist(*flat).amin(1).median().item()
+
+    assert nearest(split.trusted) < 0.8 * nearest(split.test)
+    assert not rows(split.trusted) & rows(split.train)
 
 
 def test_tables_are_floats() -> None:

@@ -235,10 +235,12 @@ def test_adaptive_attacks_train_with_a_part_and_test_with_the_whole() -> None:
         assert parts.any(dim=0).sum() > 0.9 * whole.sum(), f"{attack} leaves pieces untrained"
 
 
-def test_k_way_poison_carries_one_pixel_each_of_all_four() -> None:
+@pytest.mark.parametrize("side", [1, 3])
+def test_k_way_poison_carries_one_square_each_of_all_four(side: int) -> None:
     inputs = torch.full((SAMPLES, 3, 32, 32), 200, dtype=torch.uint8)
-    touched = touched_pixels(poison(AdaptiveKWay(poison_rate=0.05), inputs), inputs)
-    assert (touched.flatten(1).sum(dim=1) == 1).all()
+    touched = touched_pixels(poison(AdaptiveKWay(poison_rate=0.05, side=side), inputs), inputs)
+    whole = touched.flatten(1).sum(dim=1)
+    assert ((whole == side**2) | (whole == side * min(side, 2))).all()  # one lies at the border
     assert touched.sum(dim=0).unique().tolist() == [0, 5]
 
 
