@@ -3,3 +3,5 @@
 from .extract import Outputs as Outputs
 from .extract import extract as extract
 from .extract import logits as logits
+from .layers import DEPTHS as DEPTHS
+from .layers import activations as activations

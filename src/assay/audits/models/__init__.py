@@ -1,0 +1,16 @@
+"""Which of two or more delivered models hides a backdoor?"""
+
+from .audit import ModelsSettings as ModelsSettings
+from .audit import audit_models as audit_models
+from .decision import Decision as Decision
+from .found import Delivery as Delivery
+from .found import ModelResult as ModelResult
+from .found import ModelsAudit as ModelsAudit
+from .found import Question as Question
+from .found import Recovered as Recovered
+from .preflight import Preflight as Preflight
+from .recovery import Recovery as Recovery
+from .sensitivity import FineTuning as FineTuning
+from .survey import KINDS as KINDS
+from .survey import Elimination as Elimination
+from .survey import Kind as Kind

@@ -1,0 +1,374 @@
+"""The models audit: which of some deliveries hides a backdoor?"""
+
+import dataclasses
+import math
+import resource
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from assay.audits.verdict import judge
+from assay.errors import InputError
+from assay.randomness import Seed, child, generator
+from assay.records import record
+from assay.results import (
+    Cost,
+    Finding,
+    Findings,
+    Forgetful,
+    Progress,
+    Store,
+    Subject,
+    Verdict,
+    silent,
+)
+from assay.samples import Samples
+from assay.stats import holm
+from assay.triggers import ANY, Pool
+
+from .decision import Decision, Standing, corrected
+from .found import Delivery, ModelResult, ModelsAudit, Question, Recovered
+from .preflight import Preflight, accuracies
+from .recovery import Recovery
+from .respond import Examined, examined
+from .survey import KINDS, Elimination, Kind, Survey, reference, survey
+
+ASSUMPTIONS = (
+    "At least one of the other models does not hold the same backdoor.",
+    "Honest models of this task differ from each other about as much as those that the audit was "
+    "tuned on.",
+    "The clean samples are clean and of the task that the models were trained for.",
+)
+
+NOT_EXAMINED = (
+    "Backdoors that all deliveries share, as far as they do not stand out within a model: the same "
+    "poisoned public data at every provider gives the same backdoor.",
+    "Triggers that none of the searched kinds comes near to, or that need a larger change.",
+    "Harm other than backdoors with a target class.",
+)
+
+
+@record
+class ModelsSettings:
+    """How models are audited; the defaults are those that the benchmarks measure."""
+
+    kinds: tuple[Kind, ...] = KINDS
+    elimination: Elimination = Elimination()
+    decision: Decision = Decision()
+    preflight: Preflight = Preflight()
+    recovery: Recovery = Recovery()
+    most_samples: int = 1000
+    """At most so many clean samples are used, half to search on and half to measure on."""
+
+
+@record
+class _Judged:
+    """What the questions of one model came to."""
+
+    p_value: float
+    """The smaller of the two below, counted twice."""
+    against_others: float
+    alone: float
+    questions: tuple[Question, ...]
+    top: tuple[int, int]
+    """Kind and candidate of the smallest p-value."""
+
+
+def audit_models(
+    deliveries: Sequence[Delivery],
+    clean: Samples,
+    *,
+    settings: ModelsSettings = ModelsSettings(),  # noqa: B008  frozen
+    alpha: float = 0.05,
+    seed: Seed,
+    device: torch.device,
+    progress: Progress = silent,
+    store: Store = Forgetful(),  # noqa: B008  it has no state
+) -> ModelsAudit:
+    """Find the model that answers to a trigger which the others do not know.
+
+    Every candidate (a target class, for images of all classes or of one, in several families of
+    triggers) is searched on every model with the same effort. A model is flagged where one of its
+    candidates gets much further than the same candidate on the others, or than its own other ones.
+
+    Args:
+        deliveries: two or more models of the same task.
+        clean: samples of the task, labelled; a few hundred or more.
+        settings: of the method.
+        alpha: family-wise false alarm rate over models and all candidates, in (0, 1).
+        seed: decides everything random.
+        device: where to compute; the models are moved there.
+        progress: called with the stages `search` and `recover`.
+        store: what to resume from.
+
+    Returns:
+        A verdict for each model, with the trigger recovered from it.
+
+    Raises:
+        InputError: fewer than two models, clean samples that are no images, or alpha.
+    """
+    started = time.monotonic()
+    _check(deliveries, clean, alpha)
+    searched, held = _pools(clean, settings.most_samples, child(seed, "pools"), device)
+    labels = torch.cat([searched.labels, held.labels]).cpu()
+    images = torch.cat([searched.images, held.images])
+    everyone = [examined(delivery, images) for delivery in deliveries]
+    right = accuracies([model.said for model in everyone], labels)
+    unfit = [
+        settings.preflight.unfit(model.said, labels, max(right), clean.classes)
+        for model in everyone
+    ]
+    fit = [model for model, reason in zip(everyone, unfit, strict=True) if not reason]
+    surveys: list[Survey] = []
+    if len(fit) > 1:
+        steps = _steps(len(settings.kinds) * len(fit), progress)
+        surveys = [
+            survey(
+                kind,
+                fit,
+                searched,
+                held,
+                clean.classes,
+                elimination=settings.elimination,
+                seed=child(seed, "survey"),
+                store=store,
+                done=lambda: next(steps),
+            )
+            for kind in settings.kinds
+        ]
+    results: list[ModelResult] = []
+    for model, reason, accuracy in zip(everyone, unfit, right, strict=True):
+        judged, recovered = None, None
+        if surveys and not reason:
+            judged = _judge(model.delivery.name, surveys, fit.index(model), settings.decision)
+            recovered = _recover(
+                judged, surveys, fit, model, everyone, searched, held, settings, seed
+            )
+        results.append(_result(model.delivery.name, accuracy, reason, judged, recovered))
+        progress("recover", len(results), len(everyone))
+    return _concluded(results, deliveries, clean, alpha=alpha, started=started, device=device)
+
+
+def _check(deliveries: Sequence[Delivery], clean: Samples, alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise InputError(f"expected alpha in (0, 1), got {alpha}")
+    if len(deliveries) < 2:
+        raise InputError(f"expected two or more models, got {len(deliveries)}")
+    if not clean.is_image:
+        raise InputError(f"expected clean images, got rows of shape {tuple(clean.inputs.shape)}")
+    if clean.classes < 2:
+        raise InputError(f"expected at least two classes, got {clean.class_names}")
+    if len(clean) < 4:
+        raise InputError(f"expected at least four clean samples, got {len(clean)}")
+
+
+def _pools(clean: Samples, most: int, seed: Seed, device: torch.device) -> tuple[Pool, Pool]:
+    """Split the clean samples in two, every class in half, as images in [0, 1] on the device."""
+    random = generator(seed, torch.device("cpu"))
+    order = torch.randperm(len(clean), generator=random)
+    order = order[clean.labels[order].argsort(stable=True)]
+    order = order[: len(order) // 2 * 2]
+    if len(order) > most:  # evenly over the classes
+        order = order[torch.linspace(0, len(order) - 1, most // 2 * 2).long()]
+    halves = order[0::2], order[1::2]
+    first, second = (
+        Pool(
+            images=clean.inputs[rows].to(device).float() / 255, labels=clean.labels[rows].to(device)
+        )
+        for rows in halves
+    )
+    return first, second
+
+
+def _steps(total: int, progress: Progress) -> Iterator[None]:
+    for done in range(1, total + 1):
+        progress("search", done, total)
+        yield
+
+
+def _judge(name: str, surveys: Sequence[Survey], model: int, decision: Decision) -> _Judged:
+    questions: list[Question] = []
+    best = (math.inf, (0, 0))
+    smallest = {"others": 1.0, "alone": 1.0}
+    for number, found in enumerate(surveys):
+        others, alone = decision.against_others(found, model), decision.alone(found, model)
+        for key, standing in (("others", others), ("alone", alone)):
+            p_value = corrected(standing.p_values, found.asked, len(surveys))
+            smallest[key] = min(smallest[key], p_value)
+            raw = standing.p_values.min().item() * found.asked
+            if raw < best[0]:
+                best = (raw, (number, int(standing.p_values.argmin())))
+        questions += _questions(name, found, model, others, alone)
+    return _Judged(
+        p_value=min(1.0, 2 * min(smallest.values())),
+        against_others=smallest["others"],
+        alone=smallest["alone"],
+        questions=tuple(questions),
+        top=best[1],
+    )
+
+
+def _questions(
+    name: str, found: Survey, model: int, others: Standing, alone: Standing
+) -> list[Question]:
+    compared = reference(found.margins, model)
+    return [
+        Question(
+            model=name,
+            family=found.kind.family.name,
+            source=None if source == ANY else source,
+            target=target,
+            margin=found.margins[model, row].item(),
+            asr=found.asr[model, row].item(),
+            reference_margin=compared[row].item(),
+            excess=others.excess[row].item(),
+            p_value=others.p_values[row].item(),
+            alone=alone.excess[row].item(),
+            alone_p_value=alone.p_values[row].item(),
+        )
+        for row, (source, target) in enumerate(
+            zip(found.candidates.sources.tolist(), found.candidates.targets.tolist(), strict=True)
+        )
+    ]
+
+
+def _recover(  # noqa: PLR0917
+    judged: _Judged,
+    surveys: Sequence[Survey],
+    fit: Sequence[Examined],
+    suspect: Examined,
+    everyone: Sequence[Examined],
+    searched: Pool,
+    held: Pool,
+    settings: ModelsSettings,
+    seed: Seed,
+) -> Recovered:
+    """Search the top candidate again, against the model that answers to it least."""
+    number, row = judged.top
+    found = surveys[number]
+    others = [place for place, model in enumerate(fit) if model is not suspect]
+    least = min(others, key=lambda place: found.margins[place, row].item())
+    return settings.recovery(
+        suspect,
+        fit[least],
+        everyone,
+        searched=searched,
+        held=held,
+        family=found.kind.family,
+        one=found.candidates.subset(torch.tensor([row])),
+        seed=child(seed, "recover", suspect.delivery.name),
+    )
+
+
+def _result(
+    name: str, accuracy: float, unfit: str, judged: _Judged | None, recovered: Recovered | None
+) -> ModelResult:
+    """Note what was found; p-values are not yet corrected over the models."""
+    return ModelResult(
+        name=name,
+        accuracy=accuracy,
+        verdict=Verdict.INCONCLUSIVE,
+        p_value=None if judged is None else judged.p_value,
+        alone_p_value=None if judged is None else judged.alone,
+        reason=unfit or ("" if judged else "there is no other model to compare it with"),
+        recovered=recovered,
+        questions=() if judged is None else judged.questions,
+    )
+
+
+def _concluded(
+    results: Sequence[ModelResult],
+    deliveries: Sequence[Delivery],
+    clean: Samples,
+    *,
+    alpha: float,
+    started: float,
+    device: torch.device,
+) -> ModelsAudit:
+    findings = [
+        Finding(
+            question="does the model answer to a trigger that the others do not know?",
+            samples=len(clean),
+            effect=None,
+            p_value=result.p_value,
+            reason=result.reason,
+        )
+        for result in results
+    ]
+    adjusted = holm(
+        torch.tensor([1.0 if f.p_value is None else f.p_value for f in findings]).double()
+    ).tolist()
+    models = tuple(
+        _with_verdict(result, p_value, alpha)
+        for result, p_value in zip(results, adjusted, strict=True)
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return ModelsAudit(
+        findings=Findings(
+            audit="models",
+            verdict=judge(findings, level=alpha),
+            alpha=alpha,
+            reasons=_reasons(models, clean.class_names, alpha),
+            subjects=tuple(
+                _subject(delivery, model, clean.class_names)
+                for delivery, model in zip(deliveries, models, strict=True)
+            ),
+            cost=Cost(wall_s=time.monotonic() - started, device=str(device), peak_memory_mb=peak),
+            not_examined=NOT_EXAMINED,
+        ),
+        models=models,
+        class_names=clean.class_names,
+    )
+
+
+def _with_verdict(result: ModelResult, adjusted: float, alpha: float) -> ModelResult:
+    if result.p_value is None:
+        return result
+    verdict = Verdict.FLAGGED if adjusted <= alpha else Verdict.NO_INDICATOR
+    return dataclasses.replace(result, p_value=adjusted, verdict=verdict)
+
+
+def _reasons(
+    models: Sequence[ModelResult], names: tuple[str, ...], alpha: float
+) -> tuple[str, ...]:
+    said = []
+    for model in models:
+        if model.verdict is Verdict.INCONCLUSIVE:
+            said.append(f"Model {model.name!r} could not be judged: {model.reason}.")
+        if model.verdict is Verdict.FLAGGED and model.recovered is not None:
+            found = model.recovered
+            place = [m.name for m in models].index(model.name)
+            others = [a for i, a in enumerate(found.asr) if i != place]
+            images = "samples" if found.source is None else f"samples of {names[found.source]!r}"
+            said.append(
+                f"Model {model.name!r}: a recovered trigger ({found.family}) leads "
+                f"{found.asr[place]:.0%} of {images} to {names[found.target]!r}, and of the other "
+                f"models at most {max(others):.0%} (adjusted p-value {model.p_value:.2g})."
+            )
+    if not said:
+        said.append(
+            "No model answers to a trigger of the searched kinds much better than the others do, "
+            f"or than to other triggers, at a family-wise false alarm rate of {alpha:g}."
+        )
+    return tuple(said)
+
+
+def _subject(delivery: Delivery, model: ModelResult, names: tuple[str, ...]) -> Subject:
+    found = model.recovered if model.verdict is Verdict.FLAGGED else None
+    evidence: dict[str, object] = {
+        "accuracy": model.accuracy,
+        "alone_p_value": model.alone_p_value,
+        "reason": model.reason,
+    }
+    if found is not None:
+        evidence |= {"family": found.family, "asr": list(found.asr), "asr_tuned": found.asr_tuned}
+    return Subject(
+        name=delivery.name,
+        digest=delivery.digest,
+        verdict=model.verdict,
+        p_value=model.p_value,
+        target=None if found is None else names[found.target],
+        evidence=evidence,
+        assumptions=ASSUMPTIONS,
+    )

@@ -1,0 +1,64 @@
+"""From margins to p-values: which candidate stands out beyond what honest models do?"""
+
+import torch
+from jaxtyping import Float, Float64
+from scipy.stats import t as student
+from torch import Tensor
+
+from assay.records import record
+
+from .survey import Survey, reference
+
+
+@record
+class Standing:
+    """How far the candidates of one model stand out; in units of honest noise."""
+
+    excess: Float[Tensor, " candidates"]
+    p_values: Float64[Tensor, " candidates"]
+
+
+@record
+class Decision:
+    """Compares each candidate with the same candidate on other models, and with its own kind.
+
+    With s the margins of a model and r those of its reference, d = s - r less its median over the
+    candidates, which takes out that one model is more easily led than the other. The noise of d is
+    estimated from its median absolute deviation, together with the spread that is usual between
+    honest models (`Kind.between`), and d over the noise is compared with Student's t.
+
+    Source:
+        Median absolute deviation over classes: Wang et al., "Neural Cleanse", S&P 2019. The
+        moderated variance is that of Smyth, "Linear models and empirical Bayes methods", 2004.
+    Differs from the source:
+        The reference takes out what makes a class easy to reach, which is most of the spread over
+        classes, and needs no search to the smallest trigger.
+    """
+
+    prior: float = 10.0
+    """How many candidates' worth the usual spread counts."""
+    freedom: float = 10.0
+    """Degrees of freedom of Student's t."""
+
+    def against_others(self, found: Survey, model: int) -> Standing:
+        """Compare with the median of the other models."""
+        own = found.margins[model]
+        return self._standing(own - reference(found.margins, model), found.kind.between)
+
+    def alone(self, found: Survey, model: int) -> Standing:
+        """Compare with the other candidates of the same model."""
+        return self._standing(found.margins[model], found.kind.within)
+
+    def _standing(self, values: Float[Tensor, " candidates"], usual: float) -> Standing:
+        apart = values - values.median()
+        deviation = 1.4826 * apart.abs().median()
+        count = len(values)
+        noise = ((self.prior * usual**2 + count * deviation**2) / (self.prior + count)).sqrt()
+        excess = apart / noise
+        p_values = torch.from_numpy(student.sf(excess.double().numpy(), df=self.freedom))
+        return Standing(excess=excess, p_values=p_values)
+
+
+def corrected(p_values: Float64[Tensor, " candidates"], asked: int, kinds: int) -> float:
+    """Correct the smallest p-value of a kind for its candidates and for the kinds (Bonferroni)."""
+    return min(1.0, p_values.min().item() * asked * kinds)

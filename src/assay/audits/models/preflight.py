@@ -1,0 +1,66 @@
+"""Could the audit of these models have found anything?"""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from assay.records import record
+from assay.stats import clopper_pearson
+
+Answers = Float[Tensor, "images _"]
+
+
+@record
+class Preflight:
+    """Refuses a verdict where a model does not do the task that the clean samples ask for.
+
+    The usual cause is not an attack but a wrong mean and standard deviation, another order of
+    classes, or clean samples of another task.
+    """
+
+    fewest_samples: int = 200
+    """Clean samples, half to search on and half to measure on."""
+    most_behind: float = 0.15
+    """A model whose accuracy lies this far below the best one's answers another question, or under
+    another preprocessing."""
+
+    def unfit(
+        self, said: Answers, labels: Int64[Tensor, " images"], best: float, classes: int
+    ) -> str:
+        """Say why a model cannot be judged, or nothing.
+
+        Args:
+            said: its logits on the clean samples.
+            labels: of the samples.
+            best: the highest accuracy among the deliveries, in [0, 1].
+            classes: that the samples have.
+        """
+        if said.shape[1] != classes:
+            return f"expected {classes} logits a sample, one a class, got {said.shape[1]}"
+        if not said.isfinite().all():
+            return "it answers NaN or infinity on clean samples"
+        if (said.std(0) < 1e-6).all():
+            return "it gives the same answer to every sample"
+        if len(labels) < self.fewest_samples:
+            return f"expected at least {self.fewest_samples} clean samples, got {len(labels)}"
+        return self._implausible(int((said.argmax(1) == labels).sum()), labels, best)
+
+    def _implausible(self, right: int, labels: Int64[Tensor, " images"], best: float) -> str:
+        chance = labels.bincount().max().item() / len(labels)
+        if clopper_pearson(right, len(labels), confidence=0.99).low <= chance:
+            return (
+                f"it gets {right} of {len(labels)} clean samples right, which is no better than "
+                "always giving the most frequent class: check --mean, --std and the class order"
+            )
+        if right / len(labels) < best - self.most_behind:
+            return (
+                f"it gets {right / len(labels):.1%} of the clean samples right and another model "
+                f"{best:.1%}: check --mean and --std; it may be of another task"
+            )
+        return ""
+
+
+def accuracies(said: Sequence[Answers], labels: Int64[Tensor, " images"]) -> tuple[float, ...]:
+    """Accuracy of each model, in [0, 1]; 0 where its answers are not of the labels' kind."""
+    return tuple((each.argmax(1) == labels).double().mean().item() for each in said)

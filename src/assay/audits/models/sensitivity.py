@@ -1,0 +1,62 @@
+"""Fine-tuning sensitivity: does a recovered trigger survive some training on clean samples?"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from assay.fitting import Batch, Precision, Preprocess, fit
+from assay.randomness import Seed, generator
+from assay.records import record
+from assay.triggers import Pool, Respond
+
+from .found import Delivery
+from .respond import behind
+
+
+@record
+class FineTuning:
+    """Train a copy of a model on clean samples for a few steps.
+
+    Source:
+        The second module of cross-examination.
+    Differs from the source:
+        The paper reports that a planted trigger loses its grip by at least 20 %. With training on
+        clean samples under their own labels we see the reverse, so persistence is shown, and no
+        verdict rests on it.
+    """
+
+    steps: int = 60
+    batch_size: int = 64
+    rate: float = 0.02
+
+    def __call__(self, delivery: Delivery, pool: Pool, *, seed: Seed) -> Respond:
+        """Return the tuned copy; the model itself stays as it is."""
+        device, preprocess = pool.images.device, delivery.preprocess
+        tuned = copy.deepcopy(delivery.model).requires_grad_(requires_grad=True)
+        optimizer = torch.optim.SGD(tuned.parameters(), lr=self.rate, momentum=0.9)
+        random = generator(seed, device)
+
+        def batches() -> Iterator[Batch]:
+            for _ in range(self.steps):
+                rows = torch.randint(
+                    len(pool.labels), (self.batch_size,), generator=random, device=device
+                )
+                yield Batch(inputs=pool.images[rows], targets=pool.labels[rows], rows=rows.cpu())
+
+        fit(_Behind(tuned, preprocess, device), batches(), optimizer, precision=Precision.FP32)
+        return behind(tuned.eval(), preprocess, device)
+
+
+class _Behind(nn.Module):
+    """A model with its preprocessing in front, for the training loop."""
+
+    def __init__(self, model: nn.Module, preprocess: Preprocess, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self.respond = behind(model, preprocess, device)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of images in [0, 1]."""
+        return self.respond(images)

@@ -1,0 +1,187 @@
+"""Search every candidate trigger on every model, in kinds whose results can be compared."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from assay.randomness import Seed, child, generator
+from assay.records import record
+from assay.results import Store
+from assay.triggers import (
+    ANY,
+    Candidates,
+    Family,
+    Patches,
+    Pool,
+    Search,
+    Signals,
+    Warps,
+    margins,
+)
+
+from .respond import Examined
+
+
+@record
+class Kind:
+    """Candidates of one family that are searched in the same way."""
+
+    family: Family
+    search: Search
+    by_source: bool
+    """Whether each candidate is for images of one class, or for those of all but the target."""
+    between: float
+    """Usual spread of the differences between two honest models, in their mean clean margins."""
+    within: float
+    """Usual spread over the candidates of one honest model, in the same unit."""
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return f"{self.family.name}{', one source class' if self.by_source else ''}"
+
+
+_SHORT = Search(steps=25, batch=8)
+
+KINDS = (
+    Kind(family=Signals(strength=0.036), search=Search(), by_source=False, between=0.4, within=0.9),
+    Kind(
+        family=Signals(strength=0.06, knots=16),
+        search=Search(),
+        by_source=False,
+        between=0.35,
+        within=0.6,
+    ),
+    Kind(family=Patches(area=0.012), search=Search(), by_source=False, between=0.28, within=0.5),
+    Kind(family=Warps(strength=0.06), search=Search(), by_source=False, between=0.15, within=0.4),
+    Kind(family=Signals(strength=0.018), search=_SHORT, by_source=True, between=0.33, within=0.7),
+    Kind(family=Patches(area=0.012), search=_SHORT, by_source=True, between=0.3, within=0.5),
+)
+
+
+@record
+class Survey:
+    """What the search of one kind found, on all models."""
+
+    kind: Kind
+    asked: int
+    """Candidates that were searched at least shortly."""
+    candidates: Candidates
+    """Those that were searched to the end."""
+    margins: Float[Tensor, "models candidates"]
+    """Mean margin of the target on triggered held-out samples, in the model's mean clean margin."""
+    asr: Float[Tensor, "models candidates"]
+
+
+@record
+class Elimination:
+    """A short search of all candidates, which decides which are searched to the end."""
+
+    most: int = 100
+    """Up to so many candidates are all searched to the end."""
+    search: Search = Search(steps=6, batch=4)
+    kept: int = 12
+    """Of each model: the candidates with the largest margins beyond the other models'."""
+    controls: int = 12
+    """Drawn at random from the others: the noise that the kept ones are compared with."""
+
+
+def survey(
+    kind: Kind,
+    models: Sequence[Examined],
+    searched: Pool,
+    held: Pool,
+    classes: int,
+    *,
+    elimination: Elimination,
+    seed: Seed,
+    store: Store,
+    done: Callable[[], None],
+) -> Survey:
+    """Search one kind on all models.
+
+    Args:
+        kind: what to search.
+        models: the deliveries.
+        searched: clean samples to search on.
+        held: clean samples to measure on.
+        classes: of the task.
+        elimination: what to do with many candidates.
+        seed: decides batches, starts, sources and controls.
+        store: what to resume from.
+        done: called after each model.
+    """
+    name = f"survey-{kind.name}"
+    everything = candidates(kind, searched, held, classes, seed=child(seed, "candidates"))
+    chosen = everything
+    if len(everything) > elimination.most:
+        quick = _measured(
+            kind, elimination.search, models, searched, held, everything, seed, store,
+            f"{name}-quick", lambda: None,
+        )  # fmt: skip
+        chosen = everything.subset(_kept(quick[0], elimination, child(seed, "controls")))
+    found = _measured(kind, kind.search, models, searched, held, chosen, seed, store, name, done)
+    return Survey(
+        kind=kind, asked=len(everything), candidates=chosen, margins=found[0], asr=found[1]
+    )
+
+
+def candidates(
+    kind: Kind, searched: Pool, held: Pool, classes: int, *, seed: Seed, most_pairs: int = 90
+) -> Candidates:
+    """List targets, or pairs of source and target: at most so many, drawn at random."""
+    if not kind.by_source:
+        targets = torch.arange(classes)
+        return Candidates(sources=torch.full((classes,), ANY), targets=targets)
+    counts = [pool.labels.bincount(minlength=classes).cpu() for pool in (searched, held)]
+    there = (torch.minimum(*counts) > 0).nonzero().squeeze(1)
+    pairs = torch.cartesian_prod(there, torch.arange(classes))
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    order = torch.randperm(len(pairs), generator=generator(seed, torch.device("cpu")))
+    some = pairs[order[:most_pairs].sort().values]
+    return Candidates(sources=some[:, 0], targets=some[:, 1])
+
+
+def _measured(  # noqa: PLR0917
+    kind: Kind,
+    search: Search,
+    models: Sequence[Examined],
+    searched: Pool,
+    held: Pool,
+    asked: Candidates,
+    seed: Seed,
+    store: Store,
+    name: str,
+    done: Callable[[], None],
+) -> tuple[Float[Tensor, "models candidates"], Float[Tensor, "models candidates"]]:
+    found = []
+    for index, model in enumerate(models):
+        kept = store.load(f"{name}-{index}")
+        if kept is None:
+            # all models get the same batches and starts, so that they differ in nothing else
+            parameters = search(
+                model.respond, searched, asked, kind.family, seed=child(seed, kind.name)
+            )
+            margin, asr = margins(model.respond, held, asked, kind.family, parameters)
+            kept = {"margins": margin / model.scale, "asr": asr}
+            store.save(f"{name}-{index}", kept)
+        found.append(kept)
+        done()
+    return torch.stack([f["margins"] for f in found]), torch.stack([f["asr"] for f in found])
+
+
+def _kept(quick: Float[Tensor, "models candidates"], rule: Elimination, seed: Seed) -> Tensor:
+    beyond = torch.stack([row - reference(quick, index) for index, row in enumerate(quick)])
+    best = beyond.topk(min(rule.kept, beyond.shape[1]), dim=1).indices.flatten()
+    drawn = torch.randperm(beyond.shape[1], generator=generator(seed, torch.device("cpu")))
+    return torch.cat([best, drawn[: rule.controls]]).unique()
+
+
+def reference(
+    values: Float[Tensor, "models candidates"], model: int
+) -> Float[Tensor, " candidates"]:
+    """Median over the other models."""
+    others = [index for index in range(len(values)) if index != model]
+    return torch.quantile(values[others], 0.5, dim=0)

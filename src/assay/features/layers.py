@@ -1,0 +1,66 @@
+"""Activations on the way through a model, at given relative depths."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from assay.errors import InputError
+
+DEPTHS = (0.25, 0.5, 0.75, 1.0)
+
+
+def activations(
+    model: nn.Module,
+    run: Callable[[], object],
+    *,
+    depths: Sequence[float] = DEPTHS,
+) -> Mapping[str, Float[Tensor, "samples dims"]]:
+    """Collect what modules put out while `run` passes one batch through the model.
+
+    Modules are those without children, in the order in which they run, each once; a depth is a
+    place in that order, which makes different architectures comparable. Outputs of more than two
+    dimensions are averaged over all but the samples and the channels.
+
+    Args:
+        model: any model; evaluation mode is the caller's business.
+        run: passes the batch through the model.
+        depths: in (0, 1]; 1 is the last module that puts out a tensor with a row a sample.
+
+    Returns:
+        Activations by depth, such as "50 %", on the device of the model.
+
+    Raises:
+        InputError: no module puts out such a tensor.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keeper(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+        def keep(_: nn.Module, __: tuple[object, ...], output: object) -> None:
+            if isinstance(output, Tensor) and output.ndim > 1 and output.is_floating_point():
+                seen.setdefault(name, _pooled(output))
+
+        return keep
+
+    leaves = {name: m for name, m in model.named_modules() if not list(m.children())}
+    handles = [m.register_forward_hook(keeper(name)) for name, m in leaves.items()]
+    try:
+        with torch.inference_mode():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise InputError("expected a model of torch modules that put out tensors, got none")
+    found = list(seen.values())
+    return {f"{d:.0%}": found[max(0, round(d * len(found)) - 1)] for d in depths}
+
+
+def _pooled(output: Tensor) -> Float[Tensor, "samples dims"]:
+    """Average over places: (samples, channels, height, width) or (samples, tokens, channels)."""
+    if output.ndim == 4:
+        return output.float().mean((2, 3))
+    if output.ndim == 3:
+        return output.float().mean(1)
+    return output.float().flatten(1)

@@ -1,0 +1,3 @@
+"""How alike are two models?"""
+
+from .cka import linear_cka as linear_cka

@@ -1,0 +1,217 @@
+"""Trigger inversion: what must be put on any image for a model to answer a given class?"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from assay.errors import InputError
+from assay.randomness import Seed, child, generator
+from assay.records import record
+
+from .families import Family, Parameters
+
+Respond = Callable[[Float[Tensor, "batch channels height width"]], Float[Tensor, "batch classes"]]
+"""A model: logits of images in [0, 1]; differentiable."""
+
+ANY = -1
+"""Stands for every class but the target, as the source of a candidate."""
+
+
+@record
+class Candidates:
+    """What is searched for: one trigger each."""
+
+    sources: Int64[Tensor, " candidates"]
+    """Class of the images that it is put on, or `ANY`."""
+    targets: Int64[Tensor, " candidates"]
+    """Class that it is to lead to."""
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self.targets)
+
+    def subset(self, rows: Tensor) -> "Candidates":
+        """Choose some."""
+        return Candidates(sources=self.sources[rows], targets=self.targets[rows])
+
+
+@record
+class Pool:
+    """Clean images to search on, on the device, in [0, 1]."""
+
+    images: Float[Tensor, "images channels height width"]
+    labels: Int64[Tensor, " images"]
+
+    def eligible(self, candidates: Candidates) -> Float[Tensor, "candidates images"]:
+        """Mark with 1 which images a candidate may be put on, with 0 the others."""
+        sources = candidates.sources.to(self.labels.device)[:, None]
+        targets = candidates.targets.to(self.labels.device)[:, None]
+        fits = torch.where(sources == ANY, self.labels != targets, self.labels == sources)
+        return fits.float()
+
+
+@record
+class Search:
+    """Minimise the cross-entropy towards the target by normalised gradient steps.
+
+    Each step moves every candidate by a set length against the mean direction of its gradients
+    (momentum 0.9), so that none needs a learning rate of its own, and shrinks to nothing at the
+    end. Candidates do not touch each other: all of them run through the model in one batch.
+
+    Source:
+        Normalised steps: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
+        Universal over images: Moosavi-Dezfooli et al., "Universal adversarial perturbations",
+        CVPR 2017.
+    """
+
+    steps: int = 40
+    batch: int = 24
+    """Images a candidate and step."""
+    most_images: int = 768
+    """Through the model at once; more candidates are searched in turns."""
+    momentum: float = 0.9
+
+    def __call__(
+        self,
+        respond: Respond,
+        pool: Pool,
+        candidates: Candidates,
+        family: Family,
+        *,
+        seed: Seed,
+        reference: Respond | None = None,
+        preserve: float = 1.0,
+    ) -> Parameters:
+        """Search all candidates.
+
+        Args:
+            respond: the suspected model.
+            pool: images to search on.
+            candidates: each with at least one image in the pool.
+            family: what triggers look like.
+            seed: decides starts and batches.
+            reference: a model whose answers the trigger must not change, or None.
+            preserve: weight of that term.
+
+        Raises:
+            InputError: a candidate has no image in the pool.
+        """
+        at_once = max(1, self.most_images // self.batch)
+        parts = [
+            self._search(respond, pool, some, family, child(seed, first), reference, preserve)
+            for first, some in _turns(candidates, at_once)
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _search(  # noqa: PLR0917
+        self,
+        respond: Respond,
+        pool: Pool,
+        candidates: Candidates,
+        family: Family,
+        seed: Seed,
+        reference: Respond | None,
+        preserve: float,
+    ) -> Parameters:
+        device, shape = pool.images.device, pool.images.shape[1:]
+        random = generator(child(seed, "batches"), device)
+        eligible = pool.eligible(candidates)
+        if not eligible.any(dim=1).all():
+            raise InputError("expected images of every source class, some have none")
+        targets = candidates.targets.to(device)
+        point = family.start(len(candidates), shape, seed=child(seed, "start"), device=device)
+        moving: dict[str, Tensor] = {}
+        for step in range(self.steps):
+            rows = torch.multinomial(eligible, self.batch, replacement=True, generator=random)
+            point = {name: value.detach().requires_grad_() for name, value in point.items()}
+            loss = _loss(respond, family.stamp(point, pool.images[rows]), targets)
+            if reference is not None:
+                loss = loss + preserve * _kept(reference, family, point, pool.images[rows])
+            left = 1 - step / self.steps
+            gradients = _gradients(loss, point)
+            point = family.project(self._moved(family, point, gradients, moving, left))
+        return {name: value.detach() for name, value in point.items()}
+
+    def _moved(
+        self,
+        family: Family,
+        point: Parameters,
+        gradients: Mapping[str, Tensor],
+        moving: dict[str, Tensor],
+        left: float,
+    ) -> Parameters:
+        moved = dict(point)
+        with torch.no_grad():
+            for name, gradient in gradients.items():
+                before = moving.get(name, torch.zeros_like(gradient))
+                moving[name] = self.momentum * before + _unit(gradient)
+                length = left * family.stride(name, gradient[0].numel())
+                moved[name] = point[name] - length * _unit(moving[name])
+        return moved
+
+
+def margins(
+    respond: Respond,
+    pool: Pool,
+    candidates: Candidates,
+    family: Family,
+    parameters: Parameters,
+    *,
+    most: int = 256,
+) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
+    """Measure candidates on at most so many images each.
+
+    Returns:
+        The mean margin of the target's logit over the highest other one, and the share of images
+        on which it is positive, the attack success rate.
+    """
+    found = []
+    with torch.inference_mode():
+        for row, (target, fits) in enumerate(
+            zip(candidates.targets.tolist(), pool.eligible(candidates), strict=True)
+        ):
+            images = pool.images[fits.nonzero().squeeze(1)[:most]]
+            own = {name: value[row : row + 1] for name, value in parameters.items()}
+            margin = margin_of(respond(family.stamp(own, images[None])[0]), target)
+            found.append((margin.mean(), (margin > 0).float().mean()))
+    return torch.stack([f[0] for f in found]).cpu(), torch.stack([f[1] for f in found]).cpu()
+
+
+def margin_of(said: Float[Tensor, "batch classes"], target: int) -> Float[Tensor, " batch"]:
+    """How far the target's logit lies above the highest other one."""
+    others = said.float().clone()
+    others[:, target] = -torch.inf
+    return said[:, target].float() - others.amax(1)
+
+
+def _turns(candidates: Candidates, at_once: int) -> list[tuple[int, Candidates]]:
+    rows = torch.arange(len(candidates)).split(at_once)
+    return [(int(some[0]), candidates.subset(some)) for some in rows]
+
+
+def _loss(respond: Respond, stamped: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+    batch = stamped.shape[1]
+    said = respond(stamped.flatten(0, 1)).float()
+    wanted = targets[:, None].expand(-1, batch).flatten()
+    return nn.functional.cross_entropy(said, wanted, reduction="sum") / batch
+
+
+def _kept(reference: Respond, family: Family, point: Parameters, images: Tensor) -> Tensor:
+    batch = images.shape[1]
+    with torch.no_grad():
+        before = reference(images.flatten(0, 1)).float().softmax(1)
+    after = reference(family.stamp(point, images).flatten(0, 1)).float()
+    return nn.functional.cross_entropy(after, before, reduction="sum") / batch
+
+
+def _gradients(loss: Tensor, point: Parameters) -> Mapping[str, Tensor]:
+    names = list(point)
+    found = torch.autograd.grad(loss, [point[name] for name in names], allow_unused=True)
+    return {n: g for n, g in zip(names, found, strict=True) if g is not None}
+
+
+def _unit(values: Tensor) -> Tensor:
+    size = values.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return values / size.view(-1, *[1] * (values.ndim - 1))

@@ -1,0 +1,145 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from assay.audits.models import KINDS, ModelsSettings, audit_models
+from assay.errors import InputError
+from assay.randomness import Seed
+from assay.results import Verdict
+from assay.triggers import Patches, Search
+
+CPU = torch.device("cpu")
+PATCH = next(kind for kind in KINDS if isinstance(kind.family, Patches) and not kind.by_source)
+FAST = ModelsSettings(
+    kinds=(dataclasses.replace(PATCH, family=Patches(area=0.07), search=Search(batch=12)),)
+)
+
+
+def audit(*deliveries, clean, settings=FAST, **options):
+    return audit_models(deliveries, clean, settings=settings, seed=Seed(0), device=CPU, **options)
+
+
+@pytest.fixture(scope="module")
+def found(make, clean):
+    return audit(make(0), make(1, poison=60), make(2), clean=clean)
+
+
+def test_the_poisoned_model_is_named_with_its_target(found):
+    assert [m.verdict for m in found.models] == [
+        Verdict.NO_INDICATOR,
+        Verdict.FLAGGED,
+        Verdict.NO_INDICATOR,
+    ]
+    assert found.verdict is Verdict.FLAGGED
+    assert found.findings.subjects[1].target == "digit 7"
+    assert "'poisoned 1'" in found.findings.reasons[0]
+
+
+def test_the_recovered_trigger_works_on_that_model_alone(found):
+    recovered = found.models[1].recovered
+    assert recovered.target == 7
+    assert recovered.asr[1] > 0.9
+    assert max(recovered.asr[0], recovered.asr[2]) < 0.3
+    assert (recovered.answers_stamped[1] == 7).double().mean() > 0.8
+    assert recovered.trigger.mask[:3, :3].sum() > 0.6 * recovered.trigger.mask.sum()
+    on_clean, on_triggered = recovered.cka["100%"]
+    assert on_triggered < on_clean
+
+
+def test_every_question_is_kept(found):
+    assert len(found.questions) == 3 * 10
+    top = max(found.questions, key=lambda q: q.excess)
+    assert (top.model, top.target) == ("poisoned 1", 7)
+    assert top.margin > top.reference_margin
+
+
+def test_the_models_stay_as_they_were(make, clean):
+    delivery = make(3)
+    before = {name: value.clone() for name, value in delivery.model.state_dict().items()}
+    audit(delivery, make(0), clean=clean)
+    after = delivery.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_two_honest_models_show_no_indicator(make, clean):
+    found = audit(make(0), make(2), clean=clean)
+    assert found.verdict is Verdict.NO_INDICATOR
+    assert found.findings.not_examined[0].startswith("Backdoors that all deliveries share")
+
+
+def test_the_seed_alone_decides(make, clean):
+    state = torch.get_rng_state()
+    first, second = (audit(make(0), make(2), clean=clean) for _ in range(2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert [q.margin for q in first.questions] == [q.margin for q in second.questions]
+
+
+def test_resumes_from_what_is_stored(make, clean):
+    class Kept:
+        def __init__(self):
+            self.held, self.saved = {}, 0
+
+        def save(self, name, tensors):
+            self.held[name] = tensors
+            self.saved += 1
+
+        def load(self, name):
+            return self.held.get(name)
+
+    store = Kept()
+    first = audit(make(0), make(2), clean=clean, store=store)
+    saved = store.saved
+    again = audit(make(0), make(2), clean=clean, store=store)
+    assert store.saved == saved
+    assert [q.p_value for q in first.questions] == [q.p_value for q in again.questions]
+
+
+class Odd(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.weight * self.answer(x)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda x: torch.full((len(x), 10), torch.nan), "NaN"),
+        (lambda x: torch.ones(len(x), 10), "same answer"),
+        (lambda x: x.flatten(1)[:, :10], "no better than"),
+        (lambda x: x.flatten(1)[:, :7], "expected 10 logits"),
+    ],
+    ids=["nan", "constant", "another task", "other classes"],
+)
+def test_what_cannot_be_judged_is_inconclusive(make, clean, answer, reason):
+    odd = dataclasses.replace(make(0), name="odd", model=Odd(answer))
+    found = audit(odd, make(0), clean=clean)
+    assert [m.verdict for m in found.models] == [Verdict.INCONCLUSIVE] * 2
+    assert reason in found.models[0].reason
+    assert "no other model" in found.models[1].reason
+
+
+def test_a_wrong_standard_deviation_is_noticed(make, clean):
+    delivery = make(0)
+    wrong = dataclasses.replace(delivery.preprocess, mean=(0.9,), std=(0.05,))
+    found = audit(dataclasses.replace(delivery, preprocess=wrong), make(2), clean=clean)
+    assert found.models[0].verdict is Verdict.INCONCLUSIVE
+    assert "--mean" in found.models[0].reason
+
+
+def test_few_clean_samples_are_inconclusive(make, clean):
+    found = audit(make(0), make(2), clean=clean.subset(torch.arange(60)))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "at least 200" in found.models[0].reason
+
+
+def test_what_makes_no_sense_is_refused(make, clean):
+    with pytest.raises(InputError, match="two or more"):
+        audit(make(0), clean=clean)
+    with pytest.raises(InputError, match="alpha"):
+        audit(make(0), make(2), clean=clean, alpha=1.0)
