@@ -1,6 +1,6 @@
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,9 +9,11 @@ import torch
 from typer.testing import CliRunner
 
 from assay.audits.dataset import ClassResult, DatasetAudit
+from assay.audits.models import Delivery, ModelResult, ModelsAudit, Question, Recovered
 from assay.cli.app import app
 from assay.results import Cost, Findings, Progress, Subject, Verdict, silent
 from assay.samples import Samples
+from assay.triggers import Patch
 
 
 class Result(Protocol):
@@ -134,4 +136,102 @@ def _class(samples: Samples, trusted: Samples, white: torch.Tensor, label: int) 
         verdict=Verdict.INCONCLUSIVE if p_value is None else verdict,
         reason="too few trusted samples" if p_value is None else "",
         target=samples.class_names[label] if flagged else None,
+    )
+
+
+@pytest.fixture
+def quick_models(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Replaces the audit of models by one that takes no time: the second model is flagged.
+
+    Returns what the audit was called with.
+    """
+    calls: list[dict[str, Any]] = []
+
+    def audit(deliveries: Sequence[Delivery], clean: Samples, **settings: Any) -> ModelsAudit:
+        calls.append({"deliveries": deliveries, "clean": clean, **settings})
+        settings.get("progress", silent)("search", 1, 1)
+        return models_audit(deliveries, clean, settings["alpha"])
+
+    monkeypatch.setattr("assay.cli.perform.audit_models", audit)
+    return calls
+
+
+def models_audit(deliveries: Sequence[Delivery], clean: Samples, alpha: float) -> ModelsAudit:
+    """Make up what an audit of some models finds: something in the second, nothing in others."""
+    names = [delivery.name for delivery in deliveries]
+    models = tuple(_model(names, place, clean) for place in range(len(names)))
+    subjects = tuple(
+        Subject(
+            name=model.name,
+            digest=delivery.digest,
+            verdict=model.verdict,
+            p_value=model.p_value,
+            target=clean.class_names[0] if model.verdict is Verdict.FLAGGED else None,
+            evidence={"accuracy": model.accuracy},
+            assumptions=("The clean samples are clean.",),
+        )
+        for model, delivery in zip(models, deliveries, strict=True)
+    )
+    findings = Findings(
+        audit="models",
+        verdict=Verdict.FLAGGED,
+        alpha=alpha,
+        reasons=(f"Model {names[1]!r} obeys.",),
+        subjects=subjects,
+        cost=Cost(wall_s=0.1, device="cpu", peak_memory_mb=1.0),
+        not_examined=("Backdoors that all share.",),
+    )
+    return ModelsAudit(findings=findings, models=models, class_names=clean.class_names)
+
+
+def _model(names: list[str], place: int, clean: Samples) -> ModelResult:
+    images = clean.inputs[:3].float() / 255
+    shape = images.shape[1:]
+    patch = Patch(pattern=torch.ones(shape), mask=torch.eye(*shape[1:]))
+    answers = clean.labels[:3].expand(len(names), 3)
+    stamped = answers.clone()
+    stamped[place] = 0
+    return ModelResult(
+        name=names[place],
+        accuracy=0.9,
+        verdict=Verdict.FLAGGED if place == 1 else Verdict.NO_INDICATOR,
+        p_value=0.001 if place == 1 else 0.8,
+        alone_p_value=0.04,
+        reason="",
+        recovered=Recovered(
+            family="patch, 0.012",
+            source=None,
+            target=0,
+            trigger=patch,
+            clean=images,
+            stamped=patch(images),
+            labels=clean.labels[:3],
+            answers_clean=answers,
+            answers_stamped=stamped,
+            asr=tuple(0.98 if other == place == 1 else 0.1 for other in range(len(names))),
+            asr_tuned=0.75,
+            cka={"50%": (0.9, 0.8), "100%": (0.9, 0.2)},
+        ),
+        questions=tuple(
+            _question(names[place], source, target, 9.0 if (place, target) == (1, 0) else 0.5)
+            for source in (None, 1)
+            for target in range(clean.classes)
+        ),
+    )
+
+
+def _question(model: str, source: int | None, target: int, excess: float) -> Question:
+    return Question(
+        model=model,
+        family="patch, 0.012",
+        source=source,
+        target=target,
+        margin=1.5,
+        asr=0.5,
+        reference_margin=0.25,
+        excess=excess,
+        threshold=5.0,
+        p_value=1e-5 if excess > 5 else 0.3,
+        alone=0.1,
+        alone_p_value=0.45,
     )

@@ -15,6 +15,9 @@ EXPECTED = {
     | ENDING
     | {"data", "clean", "model", "cleanse", "prove", "alpha", "dry_run", "memory_mb"}
     | {"mean", "std", "size"},
+    "models": COMMON
+    | ENDING
+    | {"models", "clean", "alpha", "dry_run", "memory_mb", "mean", "std", "size"},
     "report": {"run", "form", "out"},
     "doctor": {"device", "out", "json"},
     "runs list": {"root", "json"},

@@ -150,7 +150,7 @@ def test_a_run_opened_for_reading_is_not_written(run) -> None:
         reader.store,
         lambda: reader.finish("completed"),
         lambda: reader.write_findings(FINDINGS),
-        lambda: reader.write_table("pairs", {"a": [1]}),
+        lambda: reader.write_table("subruns", {"a": [1]}),
         lambda: reader.write_tensors("a", {}),
         lambda: reader.write_json("a", 1),
         lambda: reader.write_artifact("a.png", b""),
@@ -369,13 +369,13 @@ def test_tables_of_another_form_are_refused(run, columns, message) -> None:
 
 
 def test_a_damaged_table_is_refused(run) -> None:
-    run.write_table("pairs", {"a": [1, 2], "b": ["x", None]})
-    assert run.read_table("pairs") == {"a": [1, 2], "b": ["x", None]}
+    run.write_table("subruns", {"a": [1, 2], "b": ["x", None]})
+    assert run.read_table("subruns") == {"a": [1, 2], "b": ["x", None]}
     with pytest.raises(InputError, match="no"):
-        run.read_table("pairs", ["c"])
-    (run.path / "pairs.parquet").write_bytes(b"PAR1 and more")
+        run.read_table("subruns", ["c"])
+    (run.path / "subruns.parquet").write_bytes(b"PAR1 and more")
     with pytest.raises(InputError, match="cannot read"):
-        run.read_table("pairs")
+        run.read_table("subruns")
 
 
 def test_runs_are_listed(tmp_path) -> None:

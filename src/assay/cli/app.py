@@ -13,6 +13,7 @@ from .dataset import dataset
 from .demo import demo
 from .doctor import doctor
 from .ends import EXIT_CODES, Exit, in_one_line, of_error
+from .models import models
 from .output import say, write_error
 from .report import report
 from .runs import runs
@@ -58,7 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, dataset, report, doctor):
+for command in (demo, dataset, models, report, doctor):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(runs)
 

@@ -9,10 +9,12 @@ import typer
 from assay.errors import UsageError
 
 from . import devices, options
+from .dataset_job import DatasetJob, load
 from .ends import Exit
 from .estimate import show_estimate
-from .job import DatasetJob, absolute, create, fresh_folder, load
+from .perform import DatasetTask
 from .summary import Manner, carry_out
+from .task import absolute, create, fresh_folder
 
 
 def dataset(
@@ -45,16 +47,9 @@ def dataset(
         bool, typer.Option("--dry-run", help="Say what would run and what it would cost.")
     ] = False,
     memory_mb: options.MemoryMb = 4096,
-    mean: Annotated[
-        str | None,
-        typer.Option(metavar="M[,M...]", help="Mean of each channel of images in [0, 1]."),
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option(metavar="S[,S...]", help="Standard deviation of each channel.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Side that images are scaled to, in pixels.")
-    ] = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    size: options.Size = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
     exit_zero: options.ExitZero = False,
@@ -98,7 +93,9 @@ def dataset(
     if dry_run:
         show_estimate(job, loaded, json=json)
         return Exit.NOTHING_FLAGGED
-    path = out or fresh_folder("dataset")
-    begin = functools.partial(create, job, loaded, path)
+    if job.cleanse is not None and pathlib.Path(job.cleanse).exists():
+        raise UsageError(f"expected a new path for the cleansed data, {job.cleanse} exists")
+    task, path = DatasetTask(job=job, loaded=loaded), out or fresh_folder("dataset")
+    begin = functools.partial(create, task, path)
     manner = Manner(quiet=quiet, json=json, exit_zero=exit_zero, max_minutes=max_minutes)
-    return carry_out(job, loaded, path, begin, manner)
+    return carry_out(task, path, begin, manner)

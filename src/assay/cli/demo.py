@@ -21,10 +21,13 @@ from assay.storage.runs import RunFolder
 from assay.triggers import Patch
 
 from . import devices, options
+from .dataset_job import DatasetJob, load
 from .ends import Exit
-from .job import DatasetJob, create, fresh_folder, load
-from .perform import perform
-from .summary import show, table
+from .perform import DatasetTask
+from .running import run_task
+from .summary import show
+from .tables import table
+from .task import create, fresh_folder
 
 _TRUSTED = 600
 _POISONED = 30
@@ -78,12 +81,11 @@ def demo(
         std=None,
         size=None,
     )
-    loaded = load(job)
-    path = place / "run"
-    begin = functools.partial(create, job, loaded, path)
-    trigger = Trigger(stamp=stamp, target=_TARGET)
-    done = perform(job, loaded, path, begin, quiet=quiet, max_minutes=None, trigger=trigger)
-    show(job, path, done)
+    trigger, path = Trigger(stamp=stamp, target=_TARGET), place / "run"
+    task = DatasetTask(job=job, loaded=load(job), trigger=trigger)
+    begin = functools.partial(create, task, path)
+    done = run_task(task, path, begin, quiet=quiet, max_minutes=None)
+    show(path, done)
     Console().print(_score(attacked, RunFolder.open(path)))
     found = done.findings.verdict is Verdict.FLAGGED
     return Exit.NOTHING_FLAGGED if found else Exit.ERROR

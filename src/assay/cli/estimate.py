@@ -12,7 +12,7 @@ from assay.randomness import Seed, child
 from assay.repair import fresh_network
 from assay.storage import documents
 
-from .job import DatasetJob, Loaded
+from .dataset_job import DatasetJob, Loaded
 from .output import write
 
 _STEPS = 12

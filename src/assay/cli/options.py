@@ -27,6 +27,14 @@ MemoryMb = Annotated[
         "read piece by piece.",
     ),
 ]
+Mean = Annotated[
+    str | None,
+    typer.Option(metavar="M[,M...]", help="Mean of each channel of images in [0, 1]."),
+]
+Std = Annotated[
+    str | None, typer.Option(metavar="S[,S...]", help="Standard deviation of each channel.")
+]
+Size = Annotated[int | None, typer.Option(min=1, help="Side that images are scaled to, in pixels.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no log.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Write the findings as JSON to stdout; the rest to stderr.")

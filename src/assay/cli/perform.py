@@ -1,161 +1,160 @@
-"""A dataset audit from its inputs to a finished run folder: what every command shares."""
+"""What each audit does in its run: the tasks behind the commands."""
 
 import pathlib
-import resource
-import shlex
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from rich.table import Table
+from rich.text import Text
 
 from assay.audits.dataset import DatasetSettings, audit_dataset
-from assay.errors import AssayError
+from assay.audits.models import ModelsSettings, audit_models
+from assay.errors import InputError
 from assay.randomness import Seed, child
 from assay.records import record
 from assay.repair import Proof, Trigger, cleanse, prove
-from assay.reports import render
-from assay.results import Cost, Findings, Progress, Verdict
+from assay.results import Progress
+from assay.samples import Samples
 from assay.storage import data as datasets
-from assay.storage.runs import RunFolder
+from assay.storage.runs import Input, RunFolder
 
-from .job import AUDIT, DatasetJob, Loaded
-from .output import progress, say
+from . import dataset_job, models_job
+from .dataset_job import DatasetJob, Loaded
+from .models_job import LoadedModels, ModelsJob
 from .recording import record_audit, record_proof
-
-
-class OutOfTimeError(AssayError):
-    """The time budget was spent before the work was done."""
+from .recording_models import record_models
+from .tables import proof_table
+from .task import Done, Task, job_of
 
 
 @record
-class Done:
-    """What a run ended in."""
+class DatasetTask:
+    """Find poisoned samples, write the data without them, and prove the difference."""
 
-    findings: Findings
-    flagged: int
-    """How many samples."""
-    proof: Proof | None
+    job: DatasetJob
+    loaded: Loaded
+    trigger: Trigger | None = None
+    """What is known of the attack, for the proof."""
+    audit: str = "dataset"
+    everything: str = "Every class"
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """What it reads, by name."""
+        return self.loaded.inputs
+
+    def perform(self, run: RunFolder, show: Progress) -> Done:
+        """Audit, record, cleanse and prove."""
+        job, loaded = self.job, self.loaded
+        audit = audit_dataset(
+            loaded.data,
+            loaded.clean,
+            settings=DatasetSettings(),
+            network=loaded.network,
+            preprocess=loaded.preprocess,
+            alpha=job.alpha,
+            digest={"sha256": loaded.inputs["data"].sha256},
+            seed=Seed(job.seed),
+            device=torch.device(job.device),
+            memory_mb=job.device_mb,
+            progress=show,
+            store=run.store(),
+        )
+        record_audit(run, loaded.data, audit)
+        is_poison = audit.is_poison.cpu()
+        flagged = int(is_poison.sum())
+        if flagged and job.cleanse is not None and not pathlib.Path(job.cleanse).exists():
+            kept = (~is_poison).nonzero().squeeze(1)
+            datasets.write_samples(job.data, kept, pathlib.Path(job.cleanse))
+        more: list[Table | Text] = []
+        if flagged and loaded.unseen is not None:
+            proof = self._proof(run, cleanse(loaded.data, is_poison), loaded.unseen, show)
+            record_proof(run, proof)
+            more.append(proof_table(proof))
+        if job.cleanse is not None:
+            more.append(Text(_cleansed(job.cleanse, flagged)))
+        return Done(
+            findings=audit.findings, subject="class", table="classes.parquet", more=tuple(more)
+        )
+
+    def _proof(self, run: RunFolder, repaired: Samples, unseen: Samples, show: Progress) -> Proof:
+        return prove(
+            self.loaded.data,
+            repaired,
+            unseen,
+            recipe=DatasetSettings().recipe,
+            network=self.loaded.network,
+            preprocess=self.loaded.preprocess,
+            trigger=self.trigger,
+            seed=child(Seed(self.job.seed), "proof"),
+            device=torch.device(self.job.device),
+            memory_mb=self.job.device_mb,
+            progress=show,
+            store=run.store(),
+        )
 
 
-def perform(
-    job: DatasetJob,
-    loaded: Loaded,
-    path: pathlib.Path,
-    begin: Callable[[], RunFolder],
-    *,
-    quiet: bool,
-    max_minutes: float | None,
-    trigger: Trigger | None = None,
-) -> Done:
-    """Audit, record, cleanse, prove and report; leaves a resumable run if it is stopped.
+@record
+class ModelsTask:
+    """Search the models for triggers that lead one of them astray and not the others."""
 
-    Args:
-        job: what was asked.
-        loaded: what it reads.
-        path: the run folder.
-        begin: creates or resumes the run in it.
-        quiet: whether to show no progress.
-        max_minutes: the time budget.
-        trigger: what is known of the attack, for the proof.
+    job: ModelsJob
+    loaded: LoadedModels
+    audit: str = "models"
+    everything: str = "Every model"
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """What it reads, by name."""
+        return self.loaded.inputs
+
+    def perform(self, run: RunFolder, show: Progress) -> Done:
+        """Audit and record."""
+        settings = ModelsSettings()
+        audit = audit_models(
+            self.loaded.deliveries,
+            self.loaded.clean,
+            settings=settings,
+            alpha=self.job.alpha,
+            seed=Seed(self.job.seed),
+            device=torch.device(self.job.device),
+            progress=show,
+            store=run.store(),
+        )
+        record_models(run, audit)
+        return Done(findings=audit.findings, subject="model", table="models.parquet")
+
+
+def task_of(audit: str, settings: Mapping[str, Any]) -> Task:
+    """Make the task of a stored run again, and read its inputs as they are now.
 
     Raises:
-        OutOfTimeError: the time budget was spent; the run says so, and can be resumed.
-        UsageError: from `begin`.
+        UsageError: something that it needs is not there any more.
+        InputError: an input cannot be used any more, or the run is of another version.
     """
-    again, started = f"assay runs resume {shlex.quote(str(path))}", time.monotonic()
-    try:
-        with begin() as run:
-            say(f"run folder: {path}", quiet=quiet)
-            try:
-                with progress(quiet=quiet) as show:
-                    limited = _limited(show, started, max_minutes)
-                    done = _perform(job, loaded, run, limited, trigger)
-            except OutOfTimeError:
-                _out_of_time(job, run, again, time.monotonic() - started)
-                raise OutOfTimeError(f"the time budget was spent; go on with: {again}") from None
-            run.finish("completed")
-            run.write_report(render(run, "html"))
-    except KeyboardInterrupt:
-        if (path / "run.json").exists():
-            say(f"\ninterrupted; go on with: {again}")
-        raise
-    return done
+    if audit not in _TASKS:
+        raise InputError(f"the run was made by another version of assay: it is a {audit!r} audit")
+    return _TASKS[audit](settings)
 
 
-def _perform(
-    job: DatasetJob,
-    loaded: Loaded,
-    run: RunFolder,
-    show: Progress,
-    trigger: Trigger | None,
-) -> Done:
-    device = torch.device(job.device)
-    settings = DatasetSettings()
-    audit = audit_dataset(
-        loaded.data,
-        loaded.clean,
-        settings=settings,
-        network=loaded.network,
-        preprocess=loaded.preprocess,
-        alpha=job.alpha,
-        digest={"sha256": loaded.inputs["data"].sha256},
-        seed=Seed(job.seed),
-        device=device,
-        memory_mb=job.device_mb,
-        progress=show,
-        store=run.store(),
-    )
-    record_audit(run, loaded.data, audit)
-    is_poison = audit.is_poison.cpu()
-    flagged = int(is_poison.sum())
-    if flagged and job.cleanse is not None and not pathlib.Path(job.cleanse).exists():
-        kept = (~is_poison).nonzero().squeeze(1)
-        datasets.write_samples(job.data, kept, pathlib.Path(job.cleanse))
-    if not flagged or loaded.unseen is None:
-        return Done(findings=audit.findings, flagged=flagged, proof=None)
-    proof = prove(
-        loaded.data,
-        cleanse(loaded.data, is_poison),
-        loaded.unseen,
-        recipe=settings.recipe,
-        network=loaded.network,
-        preprocess=loaded.preprocess,
-        trigger=trigger,
-        seed=child(Seed(job.seed), "proof"),
-        device=device,
-        memory_mb=job.device_mb,
-        progress=show,
-        store=run.store(),
-    )
-    record_proof(run, proof)
-    return Done(findings=audit.findings, flagged=flagged, proof=proof)
+def _dataset_task(settings: Mapping[str, Any]) -> Task:
+    job = job_of(DatasetJob, settings)
+    return DatasetTask(job=job, loaded=dataset_job.load(job))
 
 
-def _limited(show: Progress, started: float, minutes: float | None) -> Progress:
-    if minutes is None:
-        return show
-    end = started + 60 * minutes
-
-    def check(stage: str, done: int, total: int) -> None:
-        show(stage, done, total)
-        if time.monotonic() > end:
-            raise OutOfTimeError
-
-    return check
+def _models_task(settings: Mapping[str, Any]) -> Task:
+    job = job_of(ModelsJob, settings)
+    return ModelsTask(job=job, loaded=models_job.load(job))
 
 
-def _out_of_time(job: DatasetJob, run: RunFolder, again: str, wall_s: float) -> None:
-    run.finish("interrupted", error="the time budget was spent")
-    if (run.path / "findings.json").exists():
-        return
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    findings = Findings(
-        audit=AUDIT,
-        verdict=Verdict.INCONCLUSIVE,
-        alpha=job.alpha,
-        reasons=(f"The time budget was spent before the audit was done. Go on with: {again}",),
-        subjects=(),
-        cost=Cost(wall_s=wall_s, device=job.device, peak_memory_mb=peak),
-        not_examined=("Every class: the audit is not finished.",),
-    )
-    run.write_findings(findings)
+_TASKS: Mapping[str, Callable[[Mapping[str, Any]], Task]] = {
+    "dataset": _dataset_task,
+    "models": _models_task,
+}
+
+
+def _cleansed(path: str, flagged: int) -> str:
+    if flagged:
+        return f"cleansed data, without {flagged} samples: {path}"
+    return f"nothing was flagged, so no cleansed data were written to {path}"

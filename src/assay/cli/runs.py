@@ -16,10 +16,11 @@ from assay.storage.runs import RunFolder, list_runs
 
 from . import options
 from .ends import EXIT_CODES, Exit
-from .job import asked_again
-from .job import resume as take_up
 from .output import say, write
-from .summary import Manner, carry_out, table
+from .perform import task_of
+from .summary import Manner, carry_out
+from .tables import table
+from .task import resume as take_up
 
 runs = typer.Typer(name="runs", help="List, show and resume runs.", no_args_is_help=True)
 
@@ -74,10 +75,11 @@ def resume(
     It is asked again what it was asked, with the stored settings; its inputs have to hold what
     they held. The result is that of a run that was never stopped.
     """
-    job, loaded = asked_again(run)
-    begin = functools.partial(take_up, job, loaded, run)
+    asked = RunFolder.open(run).info
+    task = task_of(asked.audit, asked.settings)
+    begin = functools.partial(take_up, task, run)
     manner = Manner(quiet=quiet, json=json, exit_zero=exit_zero, max_minutes=max_minutes)
-    return carry_out(job, loaded, run, begin, manner)
+    return carry_out(task, run, begin, manner)
 
 
 def _line(run: RunFolder) -> dict[str, str | None]:

@@ -12,7 +12,8 @@ import jinja2
 from assay.records import record
 from assay.results import Subject, Verdict
 
-from . import gallery, text
+from . import deliveries, gallery, text
+from .deliveries import MODELS_SHOWN, Deliveries
 from .figures import histogram
 from .gallery import Gallery, Item
 from .source import ClassRow, Scores, Source
@@ -62,6 +63,7 @@ def render(source: Source) -> str:
     Returns:
         An HTML document of less than 5 MB, with its style and pictures inside, without scripts.
     """
+    delivered = deliveries.read(source.run)
     shown = gallery.read(source.run, [row.label for row in source.classes], LOOKED_AT)
     subjects, names = _subjects(source), source.class_names()
     return (
@@ -69,14 +71,16 @@ def render(source: Source) -> str:
         .get_template("report.html.j2")
         .render(
             title=text.title(source.findings.audit),
-            subject_line=_subject_line(source),
+            subject_line=_subject_line(source, delivered),
             words=text.WORDING[source.findings.verdict],
             wording=text.WORDING,
             flagged_verdict=Verdict.FLAGGED,
             findings=source.findings,
             info=source.info,
             run_path=source.run.path,
-            tiles=_tiles(source),
+            tiles=_tiles(source, delivered),
+            delivered=delivered,
+            models_shown=MODELS_SHOWN,
             inputs=list(source.info.inputs.items())[:ENTRIES_SHOWN],
             subjects=subjects[:SUBJECTS_SHOWN],
             subjects_in_all=len(subjects),
@@ -117,19 +121,27 @@ def _environment() -> jinja2.Environment:
         "number": text.number,
         "p_value": text.p_value,
         "share": text.share,
+        "bar": _bar,
         "duration": text.duration,
         "moment": text.moment,
     }
     return environment
 
 
-def _subject_line(source: Source) -> str:
-    """Name what was audited: the last part of the path of the first input."""
+def _bar(reach: float) -> str:
+    """Turn a share of the threshold into the length of a bar, of which the threshold is 2/3."""
+    return f"{100 * min(1.0, max(0.0, reach / 1.5)):.1f}"
+
+
+def _subject_line(source: Source, delivered: Deliveries) -> str:
+    """Name what was audited: the models, or the last part of the path of the first input."""
+    if delivered.models:
+        return text.plain(", ".join(model.name for model in delivered.models), text.NAME)
     first = next(iter(source.info.inputs.values()), None)
     return "" if first is None else text.plain(pathlib.PurePath(first.path).name, text.NAME)
 
 
-def _tiles(source: Source) -> list[Tile]:
+def _tiles(source: Source, delivered: Deliveries) -> list[Tile]:
     findings, tiles = source.findings, []
     if source.scores is not None:
         count = len(source.scores.values)
@@ -143,7 +155,11 @@ def _tiles(source: Source) -> list[Tile]:
             Tile(what="trusted samples", value=text.number(len(source.calibration.values)))
         )
     verdicts = [verdict for _, verdict, _ in source.cases()]
-    what = "classes" if source.classes else "subjects"
+    if delivered.models:
+        tiles.append(
+            Tile(what="candidates searched", value=text.number(delivered.questions_in_all))
+        )
+    what = "classes" if source.classes else "models" if delivered.models else "subjects"
     tiles += [
         Tile(
             what=f"{what} flagged",

@@ -8,7 +8,12 @@ samples.parquet     index, id, label, poison_score, p_value, is_poison_issue
 classes.parquet     class, name, samples, calibration, flagged, statistic, p_value,
                     adjusted_p_value, verdict, reason
 calibration.parquet label, poison_score: one row a trusted sample
-artifacts/          gallery.safetensors, gallery.json, proof.json, pictures
+models.parquet      name, accuracy, verdict, p_value, alone_p_value, reason, family, source,
+                    target, asr_tuned: one row a delivered model, with its recovered trigger
+pairs.parquet       model, family, source, target, margin, asr, reference_margin, excess, p_value,
+                    alone, alone_p_value: one row a candidate trigger of a model
+artifacts/          gallery.safetensors, gallery.json, proof.json, pictures; of models:
+                    triggers.safetensors, triggers.json, questions.json
 state/              what an interrupted run needs to go on
 report.html         rendered from all this
 ```
@@ -19,6 +24,16 @@ or float (samples, dims). `artifacts/gallery.json` says in the same order what t
 "p_value": 0.0001 | null}], "columns": ["..."]}`, with `columns` for the names of dims, where they
 have names. `artifacts/proof.json` is `{"rows": [{"model": "before", "accuracy": 0.93, "asr": 0.99 |
 null, "samples": 50000}]}`.
+
+`artifacts/triggers.json` describes the recovered triggers: `{"items": [{"model": "a", "family":
+"patch", "source": "cat" | null, "target": "dog", "asr": [{"model": "a", "asr": 0.98}], "asr_tuned":
+0.9, "cka": [{"depth": "0.5", "clean": 0.9, "triggered": 0.4}], "labels": ["cat"], "answers_clean":
+[{"model": "a", "classes": ["cat"]}], "answers_stamped": [...], "amplified": 7.5}]}`; of item i,
+`artifacts/triggers.safetensors` holds the pictures `i.clean`, `i.stamped` and `i.difference`, uint8
+(samples, channels, height, width); 127 or 128 is no difference. `artifacts/questions.json` is
+`{"classes": ["cat", "dog"], "kinds": [{"family": "patch", "one_source": false, "threshold":
+6.3}]}`: the names of sources and targets in the tables, and the excess from which on one candidate
+of a kind is evidence enough to flag a model.
 """
 
 import dataclasses

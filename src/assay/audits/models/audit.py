@@ -141,7 +141,7 @@ def audit_models(
     for model, reason, accuracy in zip(everyone, unfit, right, strict=True):
         judged, recovered = None, None
         if surveys and not reason:
-            judged = _judge(model.delivery.name, surveys, fit.index(model), settings.decision)
+            judged = _judge(fit, fit.index(model), surveys, settings.decision, alpha)
             recovered = _recover(
                 judged, surveys, fit, model, everyone, searched, held, settings, seed
             )
@@ -171,7 +171,9 @@ def _pools(clean: Samples, most: int, seed: Seed, device: torch.device) -> tuple
     order = order[: len(order) // 2 * 2]
     if len(order) > most:  # evenly over the classes
         order = order[torch.linspace(0, len(order) - 1, most // 2 * 2).long()]
-    halves = order[0::2], order[1::2]
+    halves = [
+        half[torch.randperm(len(half), generator=random)] for half in (order[0::2], order[1::2])
+    ]
     first, second = (
         Pool(
             images=clean.inputs[rows].to(device).float() / 255, labels=clean.labels[rows].to(device)
@@ -187,7 +189,13 @@ def _steps(total: int, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _judge(name: str, surveys: Sequence[Survey], model: int, decision: Decision) -> _Judged:
+def _judge(
+    fit: Sequence[Examined],
+    model: int,
+    surveys: Sequence[Survey],
+    decision: Decision,
+    alpha: float,
+) -> _Judged:
     questions: list[Question] = []
     best = (math.inf, (0, 0))
     smallest = {"others": 1.0, "alone": 1.0}
@@ -199,7 +207,11 @@ def _judge(name: str, surveys: Sequence[Survey], model: int, decision: Decision)
             raw = standing.p_values.min().item() * found.asked
             if raw < best[0]:
                 best = (raw, (number, int(standing.p_values.argmin())))
-        questions += _questions(name, found, model, others, alone)
+        threshold = decision.threshold(
+            alpha, asked=found.asked, kinds=len(surveys), models=len(fit)
+        )
+        name = fit[model].delivery.name
+        questions += _questions(name, found, model, others, alone, threshold)
     return _Judged(
         p_value=min(1.0, 2 * min(smallest.values())),
         against_others=smallest["others"],
@@ -209,8 +221,8 @@ def _judge(name: str, surveys: Sequence[Survey], model: int, decision: Decision)
     )
 
 
-def _questions(
-    name: str, found: Survey, model: int, others: Standing, alone: Standing
+def _questions(  # noqa: PLR0917
+    name: str, found: Survey, model: int, others: Standing, alone: Standing, threshold: float
 ) -> list[Question]:
     compared = reference(found.margins, model)
     return [
@@ -223,6 +235,7 @@ def _questions(
             asr=found.asr[model, row].item(),
             reference_margin=compared[row].item(),
             excess=others.excess[row].item(),
+            threshold=threshold,
             p_value=others.p_values[row].item(),
             alone=alone.excess[row].item(),
             alone_p_value=alone.p_values[row].item(),

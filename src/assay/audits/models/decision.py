@@ -35,9 +35,9 @@ class Decision:
         classes, and needs no search to the smallest trigger.
     """
 
-    prior: float = 10.0
+    prior: float = 5.0
     """How many candidates' worth the usual spread counts."""
-    freedom: float = 10.0
+    freedom: float = 8.0
     """Degrees of freedom of Student's t."""
 
     def against_others(self, found: Survey, model: int) -> Standing:
@@ -48,6 +48,10 @@ class Decision:
     def alone(self, found: Survey, model: int) -> Standing:
         """Compare with the other candidates of the same model."""
         return self._standing(found.margins[model], found.kind.within)
+
+    def threshold(self, alpha: float, *, asked: int, kinds: int, models: int) -> float:
+        """The excess that is significant after all corrections."""
+        return float(student.isf(alpha / (2 * asked * kinds * models), df=self.freedom))
 
     def _standing(self, values: Float[Tensor, " candidates"], usual: float) -> Standing:
         apart = values - values.median()

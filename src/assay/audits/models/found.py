@@ -43,6 +43,8 @@ class Question:
     excess: float
     """How far the margin exceeds the reference's, beyond what other candidates of the same kind do,
     in units of the noise between honest models; higher is more suspicious."""
+    threshold: float
+    """The excess at which this question alone would have the model flagged."""
     p_value: float
     """Of the excess, before any correction."""
     alone: float

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from assay.errors import InputError
 from assay.fitting import Preprocess, logits_of
 from assay.records import record
 from assay.triggers import Respond
@@ -28,9 +29,24 @@ class Examined:
 
 
 def examined(delivery: Delivery, images: Tensor) -> Examined:
-    """Put a model where the images are, and ask it about them."""
+    """Put a model where the images are, and ask it about them.
+
+    Raises:
+        InputError: it does not take such images, or answers something else than logits.
+    """
     respond = responder(delivery, images.device)
-    return Examined(delivery=delivery, respond=respond, said=answers(respond, images))
+    try:
+        said = answers(respond, images)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f"expected a model that takes images of shape {tuple(images.shape[1:])}, but "
+            f"{delivery.name!r} fails on them; --size scales them: {error}"
+        ) from error
+    if said.ndim != 2:
+        raise InputError(
+            f"expected logits (samples, classes) of {delivery.name!r}, got {tuple(said.shape)}"
+        )
+    return Examined(delivery=delivery, respond=respond, said=said)
 
 
 def responder(delivery: Delivery, device: torch.device) -> Respond:

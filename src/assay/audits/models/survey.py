@@ -46,18 +46,20 @@ class Kind:
 _SHORT = Search(steps=25, batch=8)
 
 KINDS = (
-    Kind(family=Signals(strength=0.036), search=Search(), by_source=False, between=0.4, within=0.9),
     Kind(
-        family=Signals(strength=0.06, knots=16),
+        family=Signals(strength=0.036), search=Search(), by_source=False, between=0.45, within=0.9
+    ),
+    Kind(
+        family=Signals(strength=0.1, knots=12),
         search=Search(),
         by_source=False,
-        between=0.35,
+        between=0.6,
         within=0.6,
     ),
-    Kind(family=Patches(area=0.012), search=Search(), by_source=False, between=0.28, within=0.5),
-    Kind(family=Warps(strength=0.06), search=Search(), by_source=False, between=0.15, within=0.4),
+    Kind(family=Patches(area=0.012), search=Search(), by_source=False, between=0.33, within=0.5),
+    Kind(family=Warps(strength=0.06), search=Search(), by_source=False, between=0.18, within=0.4),
     Kind(family=Signals(strength=0.018), search=_SHORT, by_source=True, between=0.33, within=0.7),
-    Kind(family=Patches(area=0.012), search=_SHORT, by_source=True, between=0.3, within=0.5),
+    Kind(family=Patches(area=0.012), search=_SHORT, by_source=True, between=0.36, within=0.5),
 )
 
 
@@ -113,7 +115,7 @@ def survey(
         store: what to resume from.
         done: called after each model.
     """
-    name = f"survey-{kind.name}"
+    name = "survey-" + "".join(c if c.isalnum() else "-" for c in kind.name)
     everything = candidates(kind, searched, held, classes, seed=child(seed, "candidates"))
     chosen = everything
     if len(everything) > elimination.most:

@@ -1,0 +1,115 @@
+"""What `assay dataset` was asked, and what it reads."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from assay.audits.dataset import DatasetSettings
+from assay.errors import InputError
+from assay.fitting import Preprocess
+from assay.records import record
+from assay.repair import held_out
+from assay.samples import Samples
+from assay.storage import data as datasets
+from assay.storage import huggingface
+from assay.storage.huggingface import Processor
+from assay.storage.models import load_factory
+from assay.storage.runs import Input
+
+from .task import SILENT, importable, preprocess, settings_of
+
+
+@record
+class DatasetJob:
+    """Everything that decides what a dataset audit finds, and where it writes."""
+
+    data: str
+    clean: str
+    model: str | None
+    cleanse: str | None
+    prove: bool
+    seed: int
+    device: str
+    alpha: float
+    memory_mb: int
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    size: int | None
+
+    @property
+    def device_mb(self) -> float:
+        """Memory for inputs where they are trained on; reading them may take as much."""
+        return self.memory_mb / 2
+
+    def settings(self) -> dict[str, Any]:
+        """Lay out every setting, those of the method included."""
+        return settings_of(self, DatasetSettings())
+
+
+@record
+class Loaded:
+    """What a job reads."""
+
+    data: Samples
+    clean: Samples
+    network: Callable[[], nn.Module] | None
+    preprocess: Preprocess | None
+    unseen: Samples | None
+    """Trusted samples that do not stand in the data, where a proof is asked for."""
+    inputs: Mapping[str, Input]
+
+
+def load(job: DatasetJob) -> Loaded:
+    """Read the data and the trusted samples, with classes in the same order.
+
+    Raises:
+        UsageError: something is not there, or options do not go together.
+        InputError: something cannot be used or is refused.
+    """
+    data = datasets.read_samples(job.data, size=job.size, memory_mb=job.memory_mb // 2)
+    clean = datasets.read_samples(
+        job.clean, class_names=data.class_names, size=job.size, memory_mb=job.memory_mb // 2
+    )
+    wanted, got = tuple(data.inputs.shape[1:]), tuple(clean.inputs.shape[1:])
+    if wanted != got:
+        raise InputError(
+            f"expected trusted samples of the shape of the data, {wanted}, got {got}; "
+            "--size scales encoded images"
+        )
+    return Loaded(
+        data=data,
+        clean=clean,
+        network=_network(job, data),
+        preprocess=_preprocess(job, data),
+        unseen=held_out(clean, data) if job.prove else None,
+        inputs=_inputs(job),
+    )
+
+
+def _inputs(job: DatasetJob) -> dict[str, Input]:
+    sources = {"data": job.data, "clean": job.clean}
+    if job.model is not None and pathlib.Path(job.model).is_dir():
+        sources["model"] = job.model
+    return {n: Input(path=s, sha256=datasets.digest(s)) for n, s in sources.items()}
+
+
+def _network(job: DatasetJob, data: Samples) -> Callable[[], nn.Module] | None:
+    if job.model is None:
+        return None
+    with importable():
+        make = load_factory(job.model)
+    shape = data.inputs.shape[1:]
+    if not data.is_image:
+        return functools.partial(make, classes=data.classes, dims=shape[0])
+    size = job.size or shape[-1]
+    return functools.partial(make, classes=data.classes, channels=shape[0], size=size)
+
+
+def _preprocess(job: DatasetJob, data: Samples) -> Preprocess | None:
+    is_folder = job.model is not None and pathlib.Path(job.model).is_dir()
+    said = huggingface.processor(pathlib.Path(str(job.model))) if is_folder else SILENT
+    asked = Processor(mean=job.mean, std=job.std, size=job.size)
+    return preprocess(asked, said, data.inputs)

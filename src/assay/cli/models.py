@@ -1,0 +1,97 @@
+"""`assay models`: find the delivered model that hides a backdoor."""
+
+import functools
+from typing import Annotated
+
+import typer
+
+from assay.errors import UsageError
+
+from . import devices, options
+from .ends import Exit
+from .estimate_models import show_search
+from .models_job import ModelsJob, absolute_model, load
+from .perform import ModelsTask
+from .summary import Manner, carry_out
+from .task import absolute, create, fresh_folder
+
+
+def models(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B [C...]",
+            help="Two or more models of the same task: a Hugging Face folder, a .pt2 file, or "
+            "WEIGHTS@package.module:factory.",
+        ),
+    ],
+    clean: Annotated[
+        str,
+        typer.Option(metavar="CLEAN", help="Labelled samples of the task that you trust."),
+    ],
+    out: options.Out = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    alpha: Annotated[
+        float,
+        typer.Option(help="How often, at most, an honest set of models may be flagged; in (0, 1)."),
+    ] = 0.05,
+    max_minutes: options.MaxMinutes = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be searched; search nothing.")
+    ] = False,
+    memory_mb: options.MemoryMb = 4096,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    size: options.Size = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    exit_zero: options.ExitZero = False,
+) -> int:
+    """Find the model that hides a backdoor, among two or more that do the same task.
+
+    Searches every model for triggers: small changes of an image that lead to one class. A model is
+    flagged where a trigger leads it much further than the same search leads the others, or than
+    its own other triggers do. Every run is a folder with a verdict for each model, the recovered
+    triggers, and a report. No code that came with a model is run.
+
+    \b
+    A, B, C are each
+      folder                             as transformers writes it: config.json and .safetensors
+      model.pt2                          as torch.export.save writes it
+      weights.safetensors@nets:resnet    with a function of yours that makes the network;
+                                         it gets those of classes, channels, size that it takes
+
+    CLEAN takes the forms that `assay dataset` lists; 200 images or more. Where a model names its
+    classes they are matched by name; where it does not, its outputs must be in the order of CLEAN.
+    What is done to images before a model sees them is taken from --mean, --std and --size, for all
+    models; or from the model's own processor; or it is measured on CLEAN.
+
+    \b
+    Examples:
+      assay models provider-a/ provider-b/ --clean trusted/
+      assay models a.pt2 b.pt2 c.pt2 --clean trusted.npz --mean 0.5 --std 0.25
+      assay models a.safetensors@nets:resnet b.safetensors@nets:resnet --clean trusted.npz
+      assay models provider-a/ provider-b/ --clean trusted/ --json > findings.json
+    """
+    if not 0 < alpha < 1:
+        raise UsageError(f"expected --alpha between 0 and 1, got {alpha}")
+    job = ModelsJob(
+        models=tuple(map(absolute_model, models)),
+        clean=absolute(clean),
+        seed=seed,
+        device=str(devices.choose(device)),
+        alpha=alpha,
+        memory_mb=memory_mb,
+        mean=options.numbers(mean, "--mean"),
+        std=options.numbers(std, "--std"),
+        size=size,
+    )
+    task = ModelsTask(job=job, loaded=load(job))
+    if dry_run:
+        show_search(task.job, task.loaded, json=json)
+        return Exit.NOTHING_FLAGGED
+    path = out or fresh_folder("models")
+    begin = functools.partial(create, task, path)
+    manner = Manner(quiet=quiet, json=json, exit_zero=exit_zero, max_minutes=max_minutes)
+    return carry_out(task, path, begin, manner)

@@ -1,0 +1,191 @@
+"""What `assay models` was asked, and what it reads."""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from assay.audits.models import Delivery, ModelsSettings
+from assay.errors import InputError, UsageError
+from assay.fitting import Preprocess, logits_of
+from assay.randomness import Seed, child, isolated
+from assay.records import record
+from assay.reports.text import NAME, plain
+from assay.samples import Samples
+from assay.storage import data as datasets
+from assay.storage.huggingface import Processor
+from assay.storage.models import LoadedModel, load_model
+from assay.storage.runs import Input
+
+from .task import absolute, importable, preprocess, settings_of
+
+
+@record
+class ModelsJob:
+    """Everything that decides what a models audit finds."""
+
+    models: tuple[str, ...]
+    clean: str
+    seed: int
+    device: str
+    alpha: float
+    memory_mb: int
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    size: int | None
+
+    def settings(self) -> dict[str, Any]:
+        """Lay out every setting, those of the method included."""
+        return settings_of(self, ModelsSettings())
+
+
+@record
+class LoadedModels:
+    """What a job reads."""
+
+    deliveries: tuple[Delivery, ...]
+    clean: Samples
+    inputs: Mapping[str, Input]
+
+
+class Reordered(nn.Module):
+    """A classifier whose outputs are put into another order."""
+
+    def __init__(self, model: nn.Module, order: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Give the logits of the model, in the new order."""
+        logits = logits_of(self.model(inputs))
+        return logits.index_select(1, self.get_buffer("order"))
+
+
+def load(job: ModelsJob) -> LoadedModels:
+    """Read the trusted samples and the models, with classes in the order of the former.
+
+    Raises:
+        UsageError: something is not there, options do not go together, or there is one model.
+        InputError: something cannot be used or is refused.
+    """
+    if len(job.models) < 2:
+        raise UsageError(
+            f"expected two models or more, got {len(job.models)}: a model is judged by what the "
+            "others of the same task do not do"
+        )
+    clean = datasets.read_samples(job.clean, size=job.size, memory_mb=job.memory_mb // 2)
+    if not clean.is_image:
+        raise InputError(
+            f"expected images in {job.clean}, got rows of {clean.inputs.shape[1]} numbers: only "
+            "image classifiers are audited"
+        )
+    names = unique([pathlib.PurePath(place_of(source)).name for source in job.models])
+    loaded = [_loaded(job, source, clean) for source in job.models]
+    _refuse_copies(names, loaded)
+    samples = Input(path=job.clean, sha256=datasets.digest(job.clean))
+    return LoadedModels(
+        deliveries=tuple(
+            _delivery(job, name, model, clean) for name, model in zip(names, loaded, strict=True)
+        ),
+        clean=clean,
+        inputs={
+            f"model {name}": Input(path=place_of(model.origin), sha256=model.digest)
+            for name, model in zip(names, loaded, strict=True)
+        }
+        | {"clean": samples},
+    )
+
+
+def place_of(source: str) -> str:
+    """Name the file or folder of a model: WEIGHTS of WEIGHTS@FACTORY."""
+    is_path = "@" not in source or pathlib.Path(source).exists()
+    return source if is_path else source.rpartition("@")[0]
+
+
+def absolute_model(source: str) -> str:
+    """Make where a model lies independent of the working directory."""
+    place = place_of(source)
+    return absolute(place) + source[len(place) :]
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Tell the same names apart: the second gets a (2)."""
+    made: list[str] = []
+    for name in names:
+        made.append(next(n for n in _numbered(name) if n not in made))
+    return made
+
+
+def order_of(said: Sequence[str] | None, wanted: Sequence[str], name: str) -> list[int] | None:
+    """Find which output of a model is which class; None where they are in order.
+
+    Args:
+        said: what the model calls its outputs, if it does.
+        wanted: the classes, in order; numbers where they have no names.
+        name: of the model, for an error.
+
+    Raises:
+        InputError: the names are others.
+    """
+    if said is None or tuple(said) == tuple(wanted):
+        return None
+    if sorted(said) == sorted(wanted):
+        return [said.index(one) for one in wanted]
+    if _numbers(said) or _numbers(wanted):
+        return None
+    raise InputError(
+        f"expected the classes of the trusted samples, {_some(wanted)}, of the model {name}, "
+        f"it has {_some(said)}"
+    )
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name} ({number})"
+        number += 1
+
+
+def _numbers(names: Sequence[str]) -> bool:
+    return all(name.isdecimal() for name in names)
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(plain(name, NAME) for name in names[:most]) + more
+
+
+def _loaded(job: ModelsJob, source: str, clean: Samples) -> LoadedModel:
+    """Load a model; a factory may draw weights, which are then replaced."""
+    channels, side = clean.inputs.shape[1], clean.inputs.shape[-1]
+    seed = child(Seed(job.seed), "load", source)
+    with importable(), isolated(seed, torch.device("cpu")):
+        return load_model(source, classes=clean.classes, channels=channels, size=job.size or side)
+
+
+def _refuse_copies(names: Sequence[str], loaded: Sequence[LoadedModel]) -> None:
+    held: dict[str, str] = {}
+    for name, model in zip(names, loaded, strict=True):
+        if model.digest in held:
+            raise InputError(
+                f"expected models that differ, {held[model.digest]} and {name} hold the same: a "
+                "model shows nothing beside itself"
+            )
+        held[model.digest] = name
+
+
+def _delivery(job: ModelsJob, name: str, loaded: LoadedModel, clean: Samples) -> Delivery:
+    asked = Processor(mean=job.mean, std=job.std, size=job.size)
+    said = Processor(mean=loaded.mean, std=loaded.std, size=loaded.size)
+    order = order_of(loaded.class_names, clean.class_names, name)
+    wants = preprocess(asked, said, clean.inputs, name) or Preprocess.of(clean.inputs)
+    return Delivery(
+        name=name,
+        model=loaded.model if order is None else Reordered(loaded.model, order).eval(),
+        preprocess=wants,
+        digest={"sha256": loaded.digest},
+    )

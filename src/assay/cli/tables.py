@@ -1,0 +1,34 @@
+"""Tables on a terminal."""
+
+from collections.abc import Sequence
+
+import rich.box
+from rich.table import Table
+from rich.text import Text
+
+from assay.repair import Proof
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Lay out texts as they are: names of an audited party are never read as markup."""
+    made = Table(box=rich.box.SIMPLE)
+    for place, head in enumerate(heads):
+        made.add_column(head, justify="left" if place == 0 else "right")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def proof_table(proof: Proof) -> Table:
+    """Lay out what retraining showed."""
+    rows = [
+        (
+            f"{row.model} cleansing",
+            f"{row.samples:,}",
+            f"{row.accuracy:.1%}",
+            f"{row.accuracy_interval.low:.1%} to {row.accuracy_interval.high:.1%}",
+            "no trigger known" if row.asr is None else f"{row.asr:.1%}",
+        )
+        for row in proof.rows
+    ]
+    return table(("trained", "samples", "accuracy", "95 % interval", "attack succeeds"), rows)
