@@ -1,0 +1,290 @@
+"""Measure the models audit on pairs of deliveries: a poisoned and an honest one, or two honest.
+
+The models are those that `dataset_audit.py --only asr` trains and keeps. What the search finds on a
+model does not depend on the other one, and is kept too (`.cache/`): each further pair costs only
+what is done with both.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import grid
+from assay.audits.models import Delivery, ModelResult, ModelsSettings, audit_models
+from assay.fitting import Recipe
+from assay.randomness import Seed
+from assay.results import Verdict
+from assay.stats import auroc, wilson
+from assay_zoo.scenarios import SCENARIOS
+from dataset_audit import SIZES, shard
+from experiment import CLEAN, Case, accuracy_and_asr, prepare, undefended
+
+RESULTS = grid.HERE / "results" / "models-audit"
+TABLE = grid.HERE / "MODELS.md"
+VERSION = 1
+"""To be raised when the code of the audit changes what it measures."""
+
+TUNED = "cifar10"
+"""The data set whose models the audit's constants were chosen on."""
+
+
+def main() -> int:
+    asked = _parser().parse_args()
+    torch.set_num_threads(asked.threads)
+    if asked.table:
+        TABLE.write_text(table(grid.read_all(RESULTS)))
+        return 0
+    groups = [
+        _group(asked, data, pair)
+        for data in asked.data
+        for pair in pairs(asked.scenario, asked.seeds, asked.honest)
+    ]
+    return 1 if grid.run(groups, RESULTS, device=asked.device, shard=asked.shard) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    images = [name for name, each in SCENARIOS.items() if not each.tabular]
+    add("--data", type=lambda text: text.split(","), default=["cifar10"])
+    add("--scenario", type=lambda text: text.split(","), default=images)
+    add("--seeds", type=int, default=1, help="poisoned models of each scenario")
+    add("--honest", type=int, default=4, help="honest models of each data set")
+    add("--device", type=torch.device, default=torch.device("cpu"))
+    add("--threads", type=int, default=1)
+    add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
+    add("--table", action="store_true", help="render what is stored to MODELS.md")
+    return parser
+
+
+Named = tuple[str, int]
+"""A scenario and a seed."""
+
+
+def pairs(scenarios: Sequence[str], seeds: int, honest: int) -> list[tuple[Named, Named]]:
+    """Pair every poisoned model with one honest one, and all honest ones with each other."""
+    poisoned = [(name, seed) for seed in range(seeds) for name in scenarios]
+    mixed = [(one, (CLEAN, i % honest)) for i, one in enumerate(poisoned)]
+    both = itertools.combinations([(CLEAN, seed) for seed in range(honest)], 2)
+    return [*mixed, *both]
+
+
+def _case(asked: argparse.Namespace, data: str, named: Named) -> Case:
+    train, trusted, test = SIZES[data]
+    return Case(
+        data=data,
+        train=train,
+        trusted=trusted,
+        test=test,
+        scenario=named[0],
+        seed=named[1],
+        network="default",
+        training=Recipe(),
+        device=asked.device,
+    )
+
+
+def _group(asked: argparse.Namespace, data: str, pair: tuple[Named, Named]) -> grid.Group:
+    first, second = (_case(asked, data, named) for named in pair)
+    settings = ModelsSettings()
+    name = f"{data}-{'-vs-'.join(f'{s}-s{seed}' for s, seed in pair)}"
+    cell = grid.Cell(
+        name=name,
+        kind=f"{data} pair",
+        recipe={
+            "data": data,
+            "first": first.recipe,
+            "second": second.recipe,
+            "method": repr(settings),
+            "version": VERSION,
+        },
+        measure=lambda: _measure(first, second, settings),
+    )
+    return grid.Group(name=f"models-{name}", cells=(cell,))
+
+
+class _Shared:
+    """Keeps what the search found on each model, under the model's own name."""
+
+    def __init__(self, cases: Sequence[Case], settings: ModelsSettings) -> None:
+        self.names = [grid.digest({**c.recipe, "version": VERSION}) for c in cases]
+        self.settings = grid.digest({"method": repr(settings)})
+
+    def _path(self, name: str) -> pathlib.Path:
+        kind, _, index = name.rpartition("-")
+        folder = grid.CACHE / "surveys"
+        return folder / f"{self.names[int(index)]}-{self.settings}-{kind}.safetensors"
+
+    def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+
+    def load(self, name: str) -> dict[str, Tensor] | None:
+        """Return what was kept, or None."""
+        path = self._path(name)
+        return load_file(path) if path.exists() else None
+
+
+def _measure(first: Case, second: Case, settings: ModelsSettings) -> grid.Result:
+    cases = (first, second)
+    clean = prepare(dataclasses.replace(first, scenario=CLEAN, seed=0)).split.trusted
+    ordinary = [undefended(case) for case in cases]
+    deliveries = [
+        Delivery(
+            name=f"{case.scenario}-s{case.seed}",
+            model=each.model,
+            preprocess=each.preprocess,
+            digest={},
+        )
+        for case, each in zip(cases, ordinary, strict=True)
+    ]
+    # only one seed, or the searches of a model could not be shared between its pairs
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = audit_models(
+        deliveries,
+        clean,
+        settings=settings,
+        seed=Seed(0),
+        device=first.device,
+        store=_Shared(cases, settings),
+    )
+    return {
+        "verdict": found.verdict.value,
+        "with_cached_searches_wall_s": time.perf_counter() - wall,
+        "with_cached_searches_cpu_s": time.process_time() - cpu,
+        "models": [
+            _about(case, model, index)
+            for index, (case, model) in enumerate(zip(cases, found.models, strict=True))
+        ],
+        "true_asr": None if first.attack is None else accuracy_and_asr(first, ordinary[0])["asr"],
+    }
+
+
+def _about(case: Case, model: ModelResult, index: int) -> dict[str, Any]:
+    recovered = model.recovered
+    targets: list[int] = []
+    if case.attack is not None:
+        prepared = prepare(case)
+        poison = prepared.poisoned.is_poison
+        targets = prepared.suspects.labels[poison].unique().tolist()
+    return {
+        "name": model.name,
+        "poisoned": case.attack is not None,
+        "targets": targets,
+        "accuracy": model.accuracy,
+        "verdict": model.verdict.value,
+        "p_value": model.p_value,
+        "alone_p_value": model.alone_p_value,
+        "reason": model.reason,
+        "highest_excess": max((q.excess for q in model.questions), default=None),
+        "family": recovered and recovered.family,
+        "source": recovered and recovered.source,
+        "target": recovered and recovered.target,
+        "asr": recovered and recovered.asr[index],
+        "asr_other": recovered and recovered.asr[1 - index],
+        "asr_tuned": recovered and recovered.asr_tuned,
+    }
+
+
+def table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Render the stored pairs as Markdown."""
+    lines = [
+        "# Results of the models audit",
+        "",
+        f"Rendered by `python benchmarks/models_audit.py --table` from {len(cells)} cells in "
+        "`results/models-audit/`; each names its settings, versions and machine. The audit's "
+        f"constants were chosen on models of {TUNED} (seed 0); the other data sets are held out.",
+        "",
+        "Each poisoned model stands against one honest one of the same architecture. **Right "
+        "model**: it alone is flagged. **Right target**: and the trigger that was recovered leads "
+        "to the attacker's class. ASR of the recovered trigger: on the model, on the other one, "
+        "and on the model after fine-tuning on clean samples. In per cent.",
+        "",
+    ]
+    for data in sorted({cell["recipe"]["data"] for cell in cells}):
+        lines += _section(
+            data, [cell["result"] for cell in cells if cell["recipe"]["data"] == data]
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    mixed = [r for r in results if r["models"][0]["poisoned"]]
+    honest = [r for r in results if not r["models"][0]["poisoned"]]
+    lines = [f"## {data}{' (tuned on)' if data == TUNED else ' (held out)'}", ""]
+    lines += [
+        "| Attack | True ASR | Flagged | Right model | Right target | p-value | Kind | ASR | "
+        "on the other | tuned |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(r) for r in mixed),
+        "",
+    ]
+    right = sum(_right_model(r) for r in mixed)
+    named = sum(_right_target(r) for r in mixed)
+    lines.append(f"Right model: {_share(right, len(mixed))}; right target: {_share(named, right)}.")
+    false = sum(r["verdict"] == Verdict.FLAGGED.value for r in honest)
+    lines.append(f"Honest pairs flagged: {_share(false, len(honest))}.")
+    scores = [-r["models"][0]["p_value"] for r in mixed if r["models"][0]["p_value"] is not None]
+    null = [-m["p_value"] for r in honest for m in r["models"] if m["p_value"] is not None]
+    if scores and null:
+        positive = torch.tensor([True] * len(scores) + [False] * len(null))
+        value = auroc(torch.tensor(scores + null).double(), positive)
+        lines.append(
+            f"AUROC of the p-value, poisoned models against those of honest pairs: {value:.3f}."
+        )
+    return [*lines, ""]
+
+
+def _row(result: Mapping[str, Any]) -> str:
+    model = result["models"][0]
+    true = result["true_asr"]
+    cells = [
+        model["name"],
+        f"{_percent(true)}{' †' if true is not None and true < 0.8 else ''}",
+        "yes" if result["verdict"] == Verdict.FLAGGED.value else result["verdict"],
+        _yes(_right_model(result)),
+        _yes(_right_target(result)),
+        "—" if model["p_value"] is None else f"{model['p_value']:.2g}",
+        f"{model['family']}{'' if model['source'] is None else ', one source class'}",
+        *(_percent(model[key]) for key in ("asr", "asr_other", "asr_tuned")),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _right_model(result: Mapping[str, Any]) -> bool:
+    flagged = [m["verdict"] == Verdict.FLAGGED.value for m in result["models"]]
+    return flagged == [m["poisoned"] for m in result["models"]]
+
+
+def _right_target(result: Mapping[str, Any]) -> bool:
+    model = result["models"][0]
+    return _right_model(result) and model["target"] in model["targets"]
+
+
+def _yes(value: bool) -> str:  # noqa: FBT001
+    return "yes" if value else "**no**"
+
+
+def _percent(value: float | None) -> str:
+    return "—" if value is None else f"{100 * value:.1f}"
+
+
+def _share(part: int, whole: int) -> str:
+    if not whole:
+        return "0 of 0"
+    found = wilson(part, whole)
+    return f"{part} of {whole} (95 % Wilson interval {found.low:.0%} to {found.high:.0%})"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
