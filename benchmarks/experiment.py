@@ -18,6 +18,7 @@ from assay.records import record
 from assay.samples import Rows, Samples
 from assay.stats import auroc
 from assay_zoo.data import Split, load
+from assay_zoo.networks import NETWORKS as ZOO
 from assay_zoo.poison import IGNORED, Attack, Poisoned, attack_success_rate
 from assay_zoo.scenarios import SCENARIOS
 from grid import CACHE, digest
@@ -25,7 +26,7 @@ from grid import CACHE, digest
 CLEAN = "clean"
 """The scenario without an attack."""
 
-NETWORKS = ("default", "resnet18")
+NETWORKS = ("default", "resnet18", *ZOO)
 
 
 @record
@@ -155,6 +156,10 @@ def untrained(case: Case, samples: Samples) -> nn.Module:
     if case.network == "resnet18":
         channels = samples.inputs.shape[1]
         return resnet(classes=samples.classes, channels=channels, width=64, blocks=(2, 2, 2, 2))
+    if case.network in ZOO:
+        known = {"size": samples.inputs.shape[-1]} if case.network == "vit" else {}
+        channels = samples.inputs.shape[1]
+        return ZOO[case.network](classes=samples.classes, channels=channels, **known)
     seed = Seed(int(torch.randint(2**62, ())))
     return default_network(samples.inputs.shape, classes=samples.classes, seed=seed)
 

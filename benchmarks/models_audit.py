@@ -116,7 +116,9 @@ class _Shared:
 
     def __init__(self, cases: Sequence[Case], settings: ModelsSettings) -> None:
         self.names = [grid.digest({**c.recipe, "version": VERSION}) for c in cases]
-        self.settings = grid.digest({"method": repr(settings)})
+        searches = [(repr(k.family), repr(k.search), k.by_source) for k in settings.kinds]
+        rest = (repr(settings.elimination), settings.most_samples)
+        self.settings = grid.digest({"searches": searches, "rest": rest})
 
     def _path(self, name: str) -> pathlib.Path:
         kind, _, index = name.rpartition("-")

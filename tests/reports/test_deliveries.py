@@ -268,6 +268,39 @@ def test_runs_of_other_audits_have_no_models(make_run) -> None:
     assert "Linear CKA" not in page(run).text
 
 
+def test_code_scanning_points_at_the_flagged_model(make_models) -> None:
+    (run,) = json.loads(reports.render(make_models(), "sarif"))["runs"]
+    summary, model = run["results"]
+    for result in (summary, model):
+        (place,) = result["locations"]
+        assert place["physicalLocation"]["artifactLocation"]["uri"] == "file:///x/b"
+        assert (result["level"], result["kind"]) == ("error", "fail")
+    assert model["message"]["text"] == "Model b: flagged, target frog (p-value 0.5)."
+    assert summary["partialFingerprints"] != model["partialFingerprints"]
+
+
+def test_test_runners_hear_why_a_model_could_not_be_judged(make_models) -> None:
+    run = make_models()
+    document = json.loads((run.path / "findings.json").read_text())
+    document["subjects"][0] |= {
+        "verdict": "inconclusive",
+        "p_value": None,
+        "evidence": {"reason": "it answers NaN"},
+    }
+    (run.path / "findings.json").write_text(json.dumps(document))
+    assert 'message="it answers NaN"' in reports.render(run, "junit")
+    assert 'message="p-value 0.5"' in reports.render(run, "junit")
+    (log,) = json.loads(reports.render(run, "sarif"))["runs"]
+    summary, unjudged, flagged = log["results"]
+    places = [
+        r["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for r in (summary, unjudged, flagged)
+    ]
+    assert places == ["file:///x/b", "file:///x/a", "file:///x/b"]
+    assert unjudged["level"] == "warning"
+    assert "it answers NaN" in unjudged["message"]["text"]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -1,6 +1,7 @@
 """`assay models`: find the delivered model that hides a backdoor."""
 
 import functools
+import pathlib
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from .ends import Exit
 from .estimate_models import show_search
 from .models_job import ModelsJob, absolute_model, load
 from .perform import ModelsTask
+from .repair_models import check_path
 from .summary import Manner, carry_out
 from .task import absolute, create, fresh_folder
 
@@ -36,6 +38,14 @@ def models(
         float,
         typer.Option(help="How often, at most, an honest set of models may be flagged; in (0, 1)."),
     ] = 0.05,
+    repair: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Write repaired copies of the flagged models to a new folder, in the form they "
+            "came in, and measure them before and after.",
+        ),
+    ] = None,
     max_minutes: options.MaxMinutes = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be searched; search nothing.")
@@ -67,11 +77,17 @@ def models(
     What is done to images before a model sees them is taken from --mean, --std and --size, for all
     models; or from the model's own processor; or it is measured on CLEAN.
 
+    --repair trains a copy of each flagged model until its recovered trigger tells it nothing, and
+    measures both on samples that neither the search nor the training saw. The models themselves
+    stay as they are. Weights become .safetensors for the same factory, a folder becomes a folder;
+    a .pt2 cannot be repaired in its form.
+
     \b
     Examples:
       assay models provider-a/ provider-b/ --clean trusted/
       assay models a.pt2 b.pt2 c.pt2 --clean trusted.npz --mean 0.5 --std 0.25
       assay models a.safetensors@nets:resnet b.safetensors@nets:resnet --clean trusted.npz
+      assay models provider-a/ provider-b/ --clean trusted/ --repair repaired/
       assay models provider-a/ provider-b/ --clean trusted/ --json > findings.json
     """
     if not 0 < alpha < 1:
@@ -86,12 +102,14 @@ def models(
         mean=options.numbers(mean, "--mean"),
         std=options.numbers(std, "--std"),
         size=size,
+        repair=None if repair is None else str(repair.absolute()),
     )
+    path = out or fresh_folder("models")
+    check_path(job, path)
     task = ModelsTask(job=job, loaded=load(job))
     if dry_run:
         show_search(task.job, task.loaded, json=json)
         return Exit.NOTHING_FLAGGED
-    path = out or fresh_folder("models")
     begin = functools.partial(create, task, path)
     manner = Manner(quiet=quiet, json=json, exit_zero=exit_zero, max_minutes=max_minutes)
     return carry_out(task, path, begin, manner)

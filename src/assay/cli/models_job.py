@@ -35,6 +35,8 @@ class ModelsJob:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     size: int | None
+    repair: str | None = None
+    """Where repaired copies of the flagged models go."""
 
     def settings(self) -> dict[str, Any]:
         """Lay out every setting, those of the method included."""

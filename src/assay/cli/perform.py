@@ -24,6 +24,7 @@ from .dataset_job import DatasetJob, Loaded
 from .models_job import LoadedModels, ModelsJob
 from .recording import record_audit, record_proof
 from .recording_models import record_models
+from .repair_models import repair_models
 from .tables import proof_table
 from .task import Done, Task, job_of
 
@@ -110,7 +111,7 @@ class ModelsTask:
         return self.loaded.inputs
 
     def perform(self, run: RunFolder, show: Progress) -> Done:
-        """Audit and record."""
+        """Audit, record and repair."""
         settings = ModelsSettings()
         audit = audit_models(
             self.loaded.deliveries,
@@ -123,7 +124,10 @@ class ModelsTask:
             store=run.store(),
         )
         record_models(run, audit)
-        return Done(findings=audit.findings, subject="model", table="models.parquet")
+        more = repair_models(run, self.job, self.loaded, audit, show)
+        return Done(
+            findings=audit.findings, subject="model", table="models.parquet", more=tuple(more)
+        )
 
 
 def task_of(audit: str, settings: Mapping[str, Any]) -> Task:

@@ -63,7 +63,7 @@ def show(path: pathlib.Path, done: Done) -> None:
     if len(noted) > _SUBJECTS_SHOWN:
         console.print(f"  and {len(noted) - _SUBJECTS_SHOWN} more, in {done.table}")
     for part in done.more:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, Text))
     console.print(Text(f"report: {path / 'report.html'}"), soft_wrap=True)
 
 

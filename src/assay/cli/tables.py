@@ -1,12 +1,14 @@
 """Tables on a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import rich.box
 from rich.table import Table
 from rich.text import Text
 
 from assay.repair import Proof
+from assay.reports.text import NAME, plain
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -32,3 +34,19 @@ def proof_table(proof: Proof) -> Table:
         for row in proof.rows
     ]
     return table(("trained", "samples", "accuracy", "95 % interval", "attack succeeds"), rows)
+
+
+def repair_table(items: Sequence[Mapping[str, Any]]) -> Table:
+    """Lay out what repairing models changed."""
+    rows = [
+        (
+            plain(item["model"], NAME),
+            row["model"],
+            f"{row['accuracy']:.1%}",
+            f"{row['accuracy_low']:.1%} to {row['accuracy_high']:.1%}",
+            "not measured" if row["asr"] is None else f"{row['asr']:.1%}",
+        )
+        for item in items
+        for row in item["rows"]
+    ]
+    return table(("model", "repair", "accuracy", "95 % interval", "trigger succeeds"), rows)

@@ -1,6 +1,9 @@
 """The one training loop: data on the device, mixed precision, one-cycle schedule."""
 
 from .augment import Augment as Augment
+from .behind import Behind as Behind
+from .behind import answers as answers
+from .behind import behind as behind
 from .feed import Batch as Batch
 from .feed import Feed as Feed
 from .feed import Preprocess as Preprocess

@@ -1,4 +1,4 @@
-"""Cleansed data sets, and the proof that cleansing helped."""
+"""Cleansed data sets and repaired models, and the proof that it helped."""
 
 from .cleanse import Selection as Selection
 from .cleanse import cleanse as cleanse
@@ -8,3 +8,8 @@ from .prove import Trigger as Trigger
 from .prove import fresh_network as fresh_network
 from .prove import held_out as held_out
 from .prove import prove as prove
+from .unlearn import Measured as Measured
+from .unlearn import Planted as Planted
+from .unlearn import Repaired as Repaired
+from .unlearn import Unlearning as Unlearning
+from .unlearn import unlearn as unlearn

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from assay.results import Verdict
 
-from . import text
+from . import repairs, text
 from .source import ClassRow, Source
 
 CHARACTERS = 60_000
@@ -34,6 +34,7 @@ def render(source: Source) -> str:
         _subjects(source),
         _samples(source),
         _proof(source),
+        _repairs(source),
         _folded("Assumptions", _bullets(source.assumptions())),
         _folded("Not examined", _bullets(findings.not_examined)),
         _folded("Inputs, cost and reproduction", _facts(source)),
@@ -124,6 +125,40 @@ def _proof(source: Source) -> str:
     ]
     heads = ["Model", "Training samples", "Accuracy", "Attack success rate"]
     return _table(heads, rows) if rows else ""
+
+
+def _repairs(source: Source) -> str:
+    """Show the models before and after, and where the repaired ones are."""
+    found = repairs.read(source.run)
+    if found is None:
+        return ""
+    rows = [
+        [
+            escape(model.model),
+            escape(row.name),
+            _with_interval(row.accuracy),
+            _with_interval(row.asr),
+        ]
+        for model in found.models
+        for row in model.rows
+    ]
+    heads = ["Model", "State", "Accuracy", "Success of the recovered trigger"]
+    said = [
+        f"- {escape(model.model)}: "
+        + (
+            f"written to {escape(f'{found.folder}/{model.written}', text.ID)}\n"
+            if model.written
+            else f"{escape(model.note, text.SENTENCE)}\n"
+        )
+        for model in found.models
+    ]
+    return (f"{_table(heads, rows)}\n" if rows else "") + "".join(said)
+
+
+def _with_interval(share: repairs.Share) -> str:
+    if share.low is None or share.high is None:
+        return text.share(share.value)
+    return f"{text.share(share.value)} ({text.share(share.low)} to {text.share(share.high)})"
 
 
 def _facts(source: Source) -> str:

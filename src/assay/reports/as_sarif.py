@@ -4,11 +4,12 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from assay.results import Verdict
+from assay.results import Subject, Verdict
 
 from . import text
 from .source import Sample, Source
@@ -26,7 +27,7 @@ _LEVELS = {Verdict.FLAGGED: "error", Verdict.INCONCLUSIVE: "warning", Verdict.NO
 
 
 def render(source: Source) -> str:
-    """Render a SARIF log: a result for the verdict, and one a flagged sample.
+    """Render a SARIF log: a result for the verdict, and one a flagged sample or model.
 
     An inconclusive verdict is a warning, so that nothing is passed over; where there is no
     indicator, the result is for information.
@@ -56,7 +57,7 @@ def _run(source: Source) -> dict[str, Any]:
             }
             for name, entry in source.info.inputs.items()
         ],
-        "results": [_summary(source), *samples],
+        "results": [_summary(source), *map(partial(_model, source), _accused(source)), *samples],
     }
 
 
@@ -110,8 +111,45 @@ def _summary(source: Source) -> dict[str, Any]:
         "message": _message(
             " ".join([f"{wording.word}. {wording.headline}", counted, *findings.reasons])
         ),
-        "locations": [_location(e.path) for e in list(source.info.inputs.values())[:1]],
+        "locations": [_location(path) for path in _places(source)[:1]],
         "partialFingerprints": {"verdict/v1": _fingerprint(findings.audit, findings.verdict.value)},
+    }
+
+
+def _accused(source: Source) -> list[Subject]:
+    """List the delivered models that were flagged, or could not be judged."""
+    return [
+        subject
+        for subject in source.findings.subjects
+        if subject.verdict != Verdict.NO_INDICATOR and _path(source, subject) is not None
+    ][:RESULTS_SHOWN]
+
+
+def _path(source: Source, subject: Subject) -> str | None:
+    """Find where a delivered model lies; None for subjects of other audits."""
+    held = source.info.inputs.get(f"model {subject.name}")
+    return None if held is None or source.findings.audit != "models" else held.path
+
+
+def _places(source: Source) -> Sequence[str]:
+    """Say where to look first: at the models that have the verdict of all, or the first input."""
+    verdict = source.findings.verdict
+    models = [_path(source, s) for s in _accused(source) if s.verdict == verdict]
+    return [m for m in models if m is not None] or [e.path for e in source.info.inputs.values()]
+
+
+def _model(source: Source, subject: Subject) -> dict[str, Any]:
+    name, wording = text.plain(subject.name, text.NAME), text.WORDING[subject.verdict]
+    target = "" if subject.target is None else f", target {text.plain(subject.target, text.NAME)}"
+    why = {case: reason for case, _, reason in source.cases()}[subject.name]
+    return {
+        "ruleId": _rule_id(source),
+        "ruleIndex": 0,
+        "kind": "fail",
+        "level": _LEVELS[subject.verdict],
+        "message": _message(f"Model {name}: {wording.word.lower()}{target} ({why})."),
+        "locations": [_location(_path(source, subject) or "")],
+        "partialFingerprints": {"model/v1": _fingerprint(source.findings.audit, subject.name)},
     }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from assay.errors import InputError
 from assay.records import record
-from assay.results import Findings, Verdict
+from assay.results import Findings, Subject, Verdict
 
 from . import text
 from .stored import Info, Run
@@ -95,11 +95,14 @@ class Source:
         """List what got a verdict, with a sentence on why: the classes, or else the subjects."""
         if self.classes:
             return [(row.name, row.verdict, row.reason) for row in self.classes]
-        return [(s.name, s.verdict, _subject_reason(s.p_value)) for s in self.findings.subjects]
+        return [(s.name, s.verdict, _subject_reason(s)) for s in self.findings.subjects]
 
 
-def _subject_reason(p: float | None) -> str:
-    return "no p-value" if p is None else f"p-value {p:.3g}"
+def _subject_reason(subject: Subject) -> str:
+    """Say why there is no p-value, as the evidence has it, or how large it is."""
+    if subject.p_value is None:
+        return str(subject.evidence.get("reason") or "no p-value")
+    return f"p-value {subject.p_value:.3g}"
 
 
 def read(run: Run) -> Source:

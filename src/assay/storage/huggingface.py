@@ -1,7 +1,9 @@
 """Folders that `transformers` wrote: read here, so that it opens no file and runs no code."""
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +25,7 @@ _REPEATED = ("layers", "depths", "blocks", "repeats", "stages", "experts")
 _LOADING = ("auto_map", "implementation", "quantization", "backbone", "use_kernels", "gguf")
 _FOREIGN_TYPES = frozenset({"timm_wrapper", "timm_backbone"})
 _PROCESSOR = "preprocessor_config.json"
+_KEPT = ("config.json", _PROCESSOR, "processor_config.json")
 _TASKS = ("ForImageClassification", "ForSequenceClassification", "ForCausalLM")
 
 
@@ -47,7 +50,7 @@ def read_model(path: pathlib.Path, *, max_mb: int) -> "PreTrainedModel":
     weights = _weights(path, max_mb)
     check_weights(weights, path)
     maker: Any = type(skeleton)
-    with refusing(path, *_failures()):
+    with refusing(path, *_failures()), _silently():
         model, info = maker.from_pretrained(
             None, config=config, state_dict=weights, output_loading_info=True, dtype=torch.float32
         )
@@ -55,6 +58,27 @@ def read_model(path: pathlib.Path, *, max_mb: int) -> "PreTrainedModel":
     if wrong:
         raise InputError(f"expected the weights of {path} to fit its model, got {wrong}")
     return model
+
+
+def write_model(model: nn.Module, source: pathlib.Path, out: pathlib.Path) -> None:
+    """Write the weights of a model to a new folder, beside its settings as they came.
+
+    Of `source` only the settings of the model and of its processor are copied: no code, no other
+    weights.
+
+    Raises:
+        InputError: it is no model of transformers.
+        RefusedError: the settings are gone, or of another size than when they were read.
+    """
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(f"expected a model of transformers, got {type(model).__name__}")
+    with _silently():
+        model.save_pretrained(out)
+    for name in _KEPT:
+        if (source / name).exists():
+            (out / name).write_bytes(read_bounded(source / name, _MAX_JSON))
 
 
 def untrained(path: pathlib.Path, *, max_mb: int, **known: int) -> nn.Module:
@@ -186,6 +210,20 @@ def _weights(path: pathlib.Path, max_mb: int) -> dict[str, Tensor]:
             raise RefusedError(f"expected every tensor once in {path}, got some twice")
         weights |= part
     return weights
+
+
+@contextlib.contextmanager
+def _silently() -> Iterator[None]:
+    """Keep transformers from drawing bars: only the command line shows progress."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _failures() -> tuple[type[Exception], ...]:

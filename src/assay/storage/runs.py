@@ -13,7 +13,7 @@ models.parquet      name, accuracy, verdict, p_value, alone_p_value, reason, fam
 pairs.parquet       model, family, source, target, margin, asr, reference_margin, excess, p_value,
                     alone, alone_p_value: one row a candidate trigger of a model
 artifacts/          gallery.safetensors, gallery.json, proof.json, pictures; of models:
-                    triggers.safetensors, triggers.json, questions.json
+                    triggers.safetensors, triggers.json, questions.json, repair.json
 state/              what an interrupted run needs to go on
 report.html         rendered from all this
 ```
@@ -34,6 +34,12 @@ null, "samples": 50000}]}`.
 `{"classes": ["cat", "dog"], "kinds": [{"family": "patch", "one_source": false, "threshold":
 6.3}]}`: the names of sources and targets in the tables, and the excess from which on one candidate
 of a kind is evidence enough to flag a model.
+
+`artifacts/repair.json` says what repairing the flagged models changed; it is written before the
+folder appears: `{"folder": "/x/repaired", "method": "Unlearning(...)", "items": [{"model": "a",
+"written": "a.safetensors" | null, "sha256": "..." | null, "note": "why not", "measured_on": 500,
+"triggered": 450, "rows": [{"model": "before" | "after", "accuracy": 0.93, "accuracy_low": 0.9,
+"accuracy_high": 0.95, "asr": 0.99 | null, "asr_low": 0.97 | null, "asr_high": 1.0 | null}]}]}`.
 """
 
 import dataclasses

@@ -116,7 +116,7 @@ class Patches:
     """A mask of bounded area and the pattern that it shows."""
 
     area: float
-    """Share of the image that the mask may cover, in (0, 1]."""
+    """Share of the image that the mask may cover, in (0, 1]; four pixels of any image."""
 
     @property
     def name(self) -> str:
@@ -129,7 +129,8 @@ class Patches:
         """Start from an even faint mask over grey noise."""
         random = generator(seed, device)
         noise = torch.rand(candidates, *shape, generator=random, device=device)
-        mask = torch.full((candidates, *shape[1:]), self.area, device=device)
+        pixels = shape[1] * shape[2]
+        mask = torch.full((candidates, *shape[1:]), self._most(pixels) / pixels, device=device)
         return {"mask": mask, "pattern": 0.4 + 0.2 * noise}
 
     def stamp(self, parameters: Parameters, images: Images) -> Images:
@@ -140,7 +141,7 @@ class Patches:
     def project(self, parameters: Parameters) -> Parameters:
         """Lower every mask until its area is in the budget (the nearest mask that is)."""
         mask = parameters["mask"].clamp(0, 1)
-        most = self.area * mask[0].numel()
+        most = self._most(mask[0].numel())
         low, high = torch.zeros_like(mask[:, :1, :1]), torch.ones_like(mask[:, :1, :1])
         for _ in range(25):
             middle = (low + high) / 2
@@ -149,6 +150,9 @@ class Patches:
         too_large = mask.sum((1, 2), keepdim=True) > most
         mask = torch.where(too_large, (mask - high).clamp(0, 1), mask)
         return {"mask": mask, "pattern": parameters["pattern"].clamp(0, 1)}
+
+    def _most(self, pixels: int) -> float:
+        return min(pixels, max(4.0, self.area * pixels))
 
     def stride(self, name: str, rows: int) -> float:
         """A fortieth of the image's diagonal for the mask, a twentieth for the pattern."""

@@ -1,7 +1,6 @@
 """The models audit: which of some deliveries hides a backdoor?"""
 
 import dataclasses
-import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ import torch
 
 from assay.audits.verdict import judge
 from assay.errors import InputError
-from assay.randomness import Seed, child, generator
+from assay.randomness import Seed, child
 from assay.records import record
 from assay.results import (
     Cost,
@@ -27,8 +26,9 @@ from assay.samples import Samples
 from assay.stats import holm
 from assay.triggers import ANY, Pool
 
-from .decision import Decision, Standing, corrected
+from .decision import Decision, Standing
 from .found import Delivery, ModelResult, ModelsAudit, Question, Recovered
+from .halves import halves
 from .preflight import Preflight, accuracies
 from .recovery import Recovery
 from .respond import Examined, examined
@@ -67,9 +67,9 @@ class _Judged:
     """What the questions of one model came to."""
 
     p_value: float
-    """The smaller of the two below, counted twice."""
-    against_others: float
+    """The smallest, corrected for all that was asked of the model."""
     alone: float
+    """The same of the evidence that needs no other model."""
     questions: tuple[Question, ...]
     top: tuple[int, int]
     """Kind and candidate of the smallest p-value."""
@@ -110,7 +110,7 @@ def audit_models(
     """
     started = time.monotonic()
     _check(deliveries, clean, alpha)
-    searched, held = _pools(clean, settings.most_samples, child(seed, "pools"), device)
+    searched, held = halves(clean, most=settings.most_samples, seed=seed, device=device)
     labels = torch.cat([searched.labels, held.labels]).cpu()
     images = torch.cat([searched.images, held.images])
     everyone = [examined(delivery, images) for delivery in deliveries]
@@ -163,26 +163,6 @@ def _check(deliveries: Sequence[Delivery], clean: Samples, alpha: float) -> None
         raise InputError(f"expected at least four clean samples, got {len(clean)}")
 
 
-def _pools(clean: Samples, most: int, seed: Seed, device: torch.device) -> tuple[Pool, Pool]:
-    """Split the clean samples in two, every class in half, as images in [0, 1] on the device."""
-    random = generator(seed, torch.device("cpu"))
-    order = torch.randperm(len(clean), generator=random)
-    order = order[clean.labels[order].argsort(stable=True)]
-    order = order[: len(order) // 2 * 2]
-    if len(order) > most:  # evenly over the classes
-        order = order[torch.linspace(0, len(order) - 1, most // 2 * 2).long()]
-    halves = [
-        half[torch.randperm(len(half), generator=random)] for half in (order[0::2], order[1::2])
-    ]
-    first, second = (
-        Pool(
-            images=clean.inputs[rows].to(device).float() / 255, labels=clean.labels[rows].to(device)
-        )
-        for rows in halves
-    )
-    return first, second
-
-
 def _steps(total: int, progress: Progress) -> Iterator[None]:
     for done in range(1, total + 1):
         progress("search", done, total)
@@ -197,27 +177,22 @@ def _judge(
     alpha: float,
 ) -> _Judged:
     questions: list[Question] = []
-    best = (math.inf, (0, 0))
-    smallest = {"others": 1.0, "alone": 1.0}
+    smallest: dict[bool, tuple[float, tuple[int, int]]] = {}
     for number, found in enumerate(surveys):
-        others, alone = decision.against_others(found, model), decision.alone(found, model)
-        for key, standing in (("others", others), ("alone", alone)):
-            p_value = corrected(standing.p_values, found.asked, len(surveys))
-            smallest[key] = min(smallest[key], p_value)
-            raw = standing.p_values.min().item() * found.asked
-            if raw < best[0]:
-                best = (raw, (number, int(standing.p_values.argmin())))
-        threshold = decision.threshold(
-            alpha, asked=found.asked, kinds=len(surveys), models=len(fit)
-        )
+        standings = {
+            False: decision.against_others(found, model),
+            True: decision.alone(found, model),
+        }
+        for alone, standing in standings.items():
+            p_value = decision.corrected(standing, found, alone=alone)
+            top = (p_value, (number, int(standing.p_values.argmin())))
+            smallest[alone] = min(smallest.get(alone, top), top)
+        threshold = decision.threshold(alpha, found, models=len(fit))
         name = fit[model].delivery.name
-        questions += _questions(name, found, model, others, alone, threshold)
+        questions += _questions(name, found, model, standings[False], standings[True], threshold)
+    p_value, top_question = min(smallest.values())
     return _Judged(
-        p_value=min(1.0, 2 * min(smallest.values())),
-        against_others=smallest["others"],
-        alone=smallest["alone"],
-        questions=tuple(questions),
-        top=best[1],
+        p_value=p_value, alone=smallest[True][0], questions=tuple(questions), top=top_question
     )
 
 

@@ -35,9 +35,9 @@ class Decision:
         classes, and needs no search to the smallest trigger.
     """
 
-    prior: float = 5.0
+    prior: float = 8.0
     """How many candidates' worth the usual spread counts."""
-    freedom: float = 8.0
+    freedom: float = 10.0
     """Degrees of freedom of Student's t."""
 
     def against_others(self, found: Survey, model: int) -> Standing:
@@ -49,9 +49,26 @@ class Decision:
         """Compare with the other candidates of the same model."""
         return self._standing(found.margins[model], found.kind.within)
 
-    def threshold(self, alpha: float, *, asked: int, kinds: int, models: int) -> float:
-        """The excess that is significant after all corrections."""
-        return float(student.isf(alpha / (2 * asked * kinds * models), df=self.freedom))
+    alone_share: float = 0.1
+    """Of a model's error budget, for the evidence that needs no other model: it is weak, because
+    some classes are easier to reach than others."""
+
+    def corrected(self, standing: Standing, found: Survey, *, alone: bool) -> float:
+        """Correct the smallest p-value of a kind for all that is asked of a model.
+
+        Bonferroni over the candidates, with the weights of the kinds and of both sorts of evidence.
+        """
+        return min(1.0, standing.p_values.min().item() / self._budget(found, alone=alone))
+
+    def threshold(self, alpha: float, found: Survey, *, models: int) -> float:
+        """The excess over other models that is significant after all corrections."""
+        level = alpha / models * self._budget(found, alone=False)
+        return float(student.isf(level, df=self.freedom))
+
+    def _budget(self, found: Survey, *, alone: bool) -> float:
+        """Share of a model's error budget that one candidate has."""
+        evidence = self.alone_share if alone else 1 - self.alone_share
+        return evidence * found.kind.weight / found.asked
 
     def _standing(self, values: Float[Tensor, " candidates"], usual: float) -> Standing:
         apart = values - values.median()
@@ -61,8 +78,3 @@ class Decision:
         excess = apart / noise
         p_values = torch.from_numpy(student.sf(excess.double().numpy(), df=self.freedom))
         return Standing(excess=excess, p_values=p_values)
-
-
-def corrected(p_values: Float64[Tensor, " candidates"], asked: int, kinds: int) -> float:
-    """Correct the smallest p-value of a kind for its candidates and for the kinds (Bonferroni)."""
-    return min(1.0, p_values.min().item() * asked * kinds)

@@ -8,13 +8,14 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from assay.features import activations
+from assay.fitting import answers
 from assay.randomness import Seed, child
 from assay.records import record
 from assay.similarity import linear_cka
 from assay.triggers import ANY, Candidates, Family, Pool, Respond, Search
 
 from .found import Recovered
-from .respond import Examined, answers
+from .respond import Examined
 from .sensitivity import FineTuning
 
 _SHOWN = 8

@@ -2,10 +2,10 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from assay.errors import InputError
-from assay.fitting import Preprocess, logits_of
+from assay.fitting import answers, behind
 from assay.records import record
 from assay.triggers import Respond
 
@@ -53,32 +53,3 @@ def responder(delivery: Delivery, device: torch.device) -> Respond:
     """Put the model on the device, frozen, behind its preprocessing; differentiable by images."""
     model = delivery.model.to(device).eval().requires_grad_(requires_grad=False)
     return behind(model, delivery.preprocess, device)
-
-
-def behind(model: nn.Module, preprocess: Preprocess, device: torch.device) -> Respond:
-    """Standardise and resize images as the model wants them, and ask it."""
-    mean, std = (
-        torch.tensor(values, device=device).view(1, -1, 1, 1)
-        for values in (preprocess.mean, preprocess.std)
-    )
-    size = preprocess.size
-
-    def respond(
-        images: Float[Tensor, "batch channels height width"],
-    ) -> Float[Tensor, "batch classes"]:
-        ready = (images - mean) / std
-        if size is not None and tuple(ready.shape[-2:]) != (size, size):
-            ready = nn.functional.interpolate(
-                ready, size=(size, size), mode="bilinear", antialias=True
-            )
-        return logits_of(model(ready.contiguous(memory_format=torch.channels_last)))
-
-    return respond
-
-
-def answers(
-    respond: Respond, images: Tensor, *, batch: int = 256
-) -> Float[Tensor, "images classes"]:
-    """Logits of many images, on the CPU, without gradients."""
-    with torch.inference_mode():
-        return torch.cat([respond(some).float().cpu() for some in images.split(batch)])

@@ -4,15 +4,13 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 
-from assay.fitting import Batch, Precision, Preprocess, fit
-from assay.randomness import Seed, generator
+from assay.fitting import Batch, Behind, Precision, behind, fit
+from assay.randomness import Seed, child, generator, isolated
 from assay.records import record
 from assay.triggers import Pool, Respond
 
 from .found import Delivery
-from .respond import behind
 
 
 @record
@@ -45,18 +43,6 @@ class FineTuning:
                 )
                 yield Batch(inputs=pool.images[rows], targets=pool.labels[rows], rows=rows.cpu())
 
-        fit(_Behind(tuned, preprocess, device), batches(), optimizer, precision=Precision.FP32)
+        with isolated(child(seed, "dropout"), device):
+            fit(Behind(tuned, preprocess, device), batches(), optimizer, precision=Precision.FP32)
         return behind(tuned.eval(), preprocess, device)
-
-
-class _Behind(nn.Module):
-    """A model with its preprocessing in front, for the training loop."""
-
-    def __init__(self, model: nn.Module, preprocess: Preprocess, device: torch.device) -> None:
-        super().__init__()
-        self.model = model
-        self.respond = behind(model, preprocess, device)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of images in [0, 1]."""
-        return self.respond(images)

@@ -36,6 +36,8 @@ class Kind:
     """Usual spread of the differences between two honest models, in their mean clean margins."""
     within: float
     """Usual spread over the candidates of one honest model, in the same unit."""
+    weight: float
+    """Share of the error budget; those of all kinds add up to 1."""
 
     @property
     def name(self) -> str:
@@ -47,7 +49,12 @@ _SHORT = Search(steps=25, batch=8)
 
 KINDS = (
     Kind(
-        family=Signals(strength=0.036), search=Search(), by_source=False, between=0.45, within=0.9
+        family=Signals(strength=0.036),
+        search=Search(),
+        by_source=False,
+        between=0.45,
+        within=0.9,
+        weight=0.22,
     ),
     Kind(
         family=Signals(strength=0.1, knots=12),
@@ -55,12 +62,45 @@ KINDS = (
         by_source=False,
         between=0.6,
         within=0.6,
+        weight=0.22,
     ),
-    Kind(family=Patches(area=0.012), search=Search(), by_source=False, between=0.33, within=0.5),
-    Kind(family=Warps(strength=0.06), search=Search(), by_source=False, between=0.18, within=0.4),
-    Kind(family=Signals(strength=0.018), search=_SHORT, by_source=True, between=0.33, within=0.7),
-    Kind(family=Patches(area=0.012), search=_SHORT, by_source=True, between=0.36, within=0.5),
+    Kind(
+        family=Patches(area=0.012),
+        search=Search(),
+        by_source=False,
+        between=0.33,
+        within=0.5,
+        weight=0.22,
+    ),
+    Kind(
+        family=Warps(strength=0.06),
+        search=Search(),
+        by_source=False,
+        between=0.18,
+        within=0.4,
+        weight=0.22,
+    ),
+    Kind(
+        family=Signals(strength=0.018),
+        search=_SHORT,
+        by_source=True,
+        between=0.33,
+        within=0.7,
+        weight=0.06,
+    ),
+    Kind(
+        family=Patches(area=0.012),
+        search=_SHORT,
+        by_source=True,
+        between=0.36,
+        within=0.5,
+        weight=0.06,
+    ),
 )
+"""Chosen on 12,000-image models of CIFAR-10 (one of each of 15 attacks, 4 honest ones; seed 0): the
+spreads are those of the 12 ordered honest pairs, rounded up. Kinds that did not add a detection
+there were left out: signals of 0.055 and 0.018 for all classes, patches of 5 %, warps of 0.12,
+shifts within the network's layers."""
 
 
 @record

@@ -1,0 +1,176 @@
+"""Encoders without classes: groups of clean images stand for them."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from assay.errors import InputError
+from assay.fitting import behind
+from assay.randomness import Seed, child
+from assay.records import record
+from assay.results import Forgetful, Progress, Store, silent
+from assay.samples import Rows, Samples
+
+from .audit import ModelsSettings, audit_models
+from .found import Delivery, ModelsAudit
+
+_TEMPERATURE = 0.1
+_BATCH = 256
+
+
+@record
+class Groups:
+    """How clean images without labels are divided into groups that stand for classes."""
+
+    count: int = 10
+    rounds: int = 5
+    """Starts of k-means; the best one counts."""
+
+
+def audit_encoders(
+    deliveries: Sequence[Delivery],
+    images: Rows,
+    *,
+    groups: Groups = Groups(),  # noqa: B008  frozen
+    settings: ModelsSettings = ModelsSettings(),  # noqa: B008  frozen
+    alpha: float = 0.05,
+    seed: Seed,
+    device: torch.device,
+    progress: Progress = silent,
+    store: Store = Forgetful(),  # noqa: B008  it has no state
+) -> ModelsAudit:
+    """Find the encoder that answers to a trigger which the others do not know.
+
+    The clean images are divided into groups that all encoders agree on as far as they can: by
+    k-means on their features side by side, each scaled to length 1. An encoder then is a classifier
+    by the nearest group, and is audited as one: a planted trigger pulls the features of any image
+    to those of the attacker's reference, and so into one group.
+
+    Args:
+        deliveries: two or more encoders; their outputs are features (samples, dims), or an object
+            with `image_embeds`, `pooler_output` or `last_hidden_state`.
+        images: clean, uint8 (samples, channels, height, width), without labels.
+        groups: how to divide them.
+        settings: of the method.
+        alpha: family-wise false alarm rate, in (0, 1).
+        seed: decides everything random.
+        device: where to compute.
+        progress: as of `audit_models`.
+        store: what to resume from.
+
+    Returns:
+        As `audit_models`; targets are groups, and accuracy is how often an encoder alone finds the
+        group that all of them agreed on.
+
+    Raises:
+        InputError: as `audit_models`, or outputs that are no features, or fewer images than 20 a
+            group.
+
+    Source:
+        The goal of the trigger, that features of triggered images fall together while the
+        reference's stay: cross-examination.
+    Differs from the source:
+        Groups make that a question with candidates, which can be compared between encoders as
+        classes can, whatever the dimensions of their features.
+    """
+    if len(images) < 20 * groups.count:
+        raise InputError(
+            f"expected at least {20 * groups.count} clean images for {groups.count} groups, got "
+            f"{len(images)}"
+        )
+    features = [_features(delivery, images, device) for delivery in deliveries]
+    divided = KMeans(
+        groups.count, n_init=groups.rounds, random_state=child(seed, "groups") % 2**32
+    ).fit(torch.cat(features, dim=1).numpy())
+    labels = torch.from_numpy(divided.labels_).long()
+    clean = Samples(
+        inputs=images,
+        labels=labels,
+        class_names=tuple(f"group {index}" for index in range(groups.count)),
+    )
+    classifiers = [
+        Delivery(
+            name=delivery.name,
+            model=Nearest(delivery.model, _middles(own, labels, groups.count)),
+            preprocess=delivery.preprocess,
+            digest=delivery.digest,
+        )
+        for delivery, own in zip(deliveries, features, strict=True)
+    ]
+    return audit_models(
+        classifiers,
+        clean,
+        settings=settings,
+        alpha=alpha,
+        seed=seed,
+        device=device,
+        progress=progress,
+        store=store,
+    )
+
+
+class Nearest(nn.Module):
+    """An encoder as a classifier: logits are cosines to the middles of groups, over 0.1."""
+
+    middles: Tensor
+
+    def __init__(self, encoder: nn.Module, middles: Float[Tensor, "groups dims"]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("middles", middles)
+
+    def forward(self, images: Tensor) -> Float[Tensor, "batch groups"]:
+        """Compare the features of standardised images with the middles."""
+        return features_of(self.encoder(images)) @ self.middles.T / _TEMPERATURE
+
+
+def features_of(output: object) -> Float[Tensor, "batch dims"]:
+    """Take the features out of what an encoder returns, scaled to length 1.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = output
+    for name in ("image_embeds", "pooler_output", "last_hidden_state"):
+        if isinstance(found, Tensor):
+            break
+        found = getattr(output, name, None)
+    if not isinstance(found, Tensor) or found.ndim < 2:
+        raise InputError("expected features (samples, dims) of an encoder, or an image model's")
+    if found.ndim == 3:
+        found = found.mean(1)  # over tokens
+    return nn.functional.normalize(found.flatten(1).float(), dim=1)
+
+
+def _features(
+    delivery: Delivery, images: Rows, device: torch.device
+) -> Float[Tensor, "images dims"]:
+    respond = behind(_Features(delivery.model).to(device).eval(), delivery.preprocess, device)
+    with torch.inference_mode():
+        parts = [
+            respond(images[first : first + _BATCH].to(device).float() / 255).cpu()
+            for first in range(0, len(images), _BATCH)
+        ]
+    found = torch.cat(parts)
+    if not found.isfinite().all():
+        raise InputError(f"expected finite features, {delivery.name!r} gives NaN or infinity")
+    return found
+
+
+class _Features(nn.Module):
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return features_of(self.encoder(images))
+
+
+def _middles(
+    features: Float[Tensor, "images dims"], labels: Tensor, count: int
+) -> Float[Tensor, "groups dims"]:
+    middles = torch.stack([features[labels == index].mean(0) for index in range(count)])
+    return nn.functional.normalize(middles, dim=1)

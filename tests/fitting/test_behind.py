@@ -1,0 +1,46 @@
+import torch
+from torch import nn
+
+from assay.fitting import Behind, Preprocess, answers, behind
+
+CPU = torch.device("cpu")
+
+
+class Seen(nn.Module):
+    """Answers with the mean of each channel, and remembers the size of what it saw."""
+
+    def forward(self, images):
+        self.size = tuple(images.shape[-2:])
+        return images.mean((2, 3))
+
+
+def test_images_are_standardised_and_resized_as_the_model_wants() -> None:
+    model = Seen()
+    respond = behind(model, Preprocess(mean=(0.5, 0.25), std=(0.5, 0.25), size=6), CPU)
+    images = torch.ones(3, 2, 8, 8)
+    assert torch.allclose(respond(images), torch.tensor([[1.0, 3.0]]).expand(3, 2))
+    assert model.size == (6, 6)
+
+
+def test_images_keep_their_size_and_gradients_where_nothing_is_said() -> None:
+    model = Seen()
+    images = torch.rand(2, 1, 8, 4).requires_grad_()
+    behind(model, Preprocess(mean=(0.0,), std=(0.5,)), CPU)(images).sum().backward()
+    assert model.size == (8, 4)
+    assert torch.allclose(images.grad, torch.full_like(images, 2 / 32))
+
+
+def test_the_module_trains_the_model_behind_it() -> None:
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    whole = Behind(inner, Preprocess(mean=(0.5,), std=(0.5,)), CPU)
+    images = torch.rand(3, 1, 2, 2)
+    assert torch.equal(whole(images), inner((images - 0.5) / 0.5))
+    assert {id(p) for p in whole.parameters()} == {id(p) for p in inner.parameters()}
+    whole.train()
+    assert inner.training
+
+
+def test_answers_are_the_same_in_batches() -> None:
+    images = torch.rand(7, 2, 3, 3)
+    respond = behind(Seen(), Preprocess(mean=(0.0, 0.0), std=(1.0, 1.0)), CPU)
+    assert torch.equal(answers(respond, images, batch=3), respond(images))
