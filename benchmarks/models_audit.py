@@ -32,8 +32,13 @@ TABLE = grid.HERE / "MODELS.md"
 VERSION = 1
 """To be raised when the code of the audit changes what it measures."""
 
-TUNED = "cifar10"
-"""The data set whose models the audit's constants were chosen on."""
+TUNED = {
+    "cifar10": "The audit's constants were chosen on these models",
+    "digits": "Held out, but for the least size of a patch, four pixels: it was set when the "
+    "one-pixel search missed BadNets here. From seed 1 on, about half of the clean samples stand "
+    "in the training sets of the models",
+}
+"""Data sets that were looked at while the audit was built."""
 
 
 def main() -> int:
@@ -70,11 +75,12 @@ Named = tuple[str, int]
 
 
 def pairs(scenarios: Sequence[str], seeds: int, honest: int) -> list[tuple[Named, Named]]:
-    """Pair every poisoned model with one honest one, and all honest ones with each other."""
+    """Pair every poisoned model with an honest one, honest ones, and those of one backdoor."""
     poisoned = [(name, seed) for seed in range(seeds) for name in scenarios]
     mixed = [(one, (CLEAN, i % honest)) for i, one in enumerate(poisoned)]
     both = itertools.combinations([(CLEAN, seed) for seed in range(honest)], 2)
-    return [*mixed, *both]
+    shared = [((name, seed - 1), (name, seed)) for seed in range(1, seeds) for name in scenarios]
+    return [*mixed, *both, *shared]
 
 
 def _case(asked: argparse.Namespace, data: str, named: Named) -> Case:
@@ -204,13 +210,14 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "# Results of the models audit",
         "",
         f"Rendered by `python benchmarks/models_audit.py --table` from {len(cells)} cells in "
-        "`results/models-audit/`; each names its settings, versions and machine. The audit's "
-        f"constants were chosen on models of {TUNED} (seed 0); the other data sets are held out.",
+        "`results/models-audit/`; each names its settings, versions and machine.",
         "",
         "Each poisoned model stands against one honest one of the same architecture. **Right "
         "model**: it alone is flagged. **Right target**: and the trigger that was recovered leads "
         "to the attacker's class. ASR of the recovered trigger: on the model, on the other one, "
-        "and on the model after fine-tuning on clean samples. In per cent.",
+        "and on the model after fine-tuning on clean samples. In per cent. Honest models stand in "
+        "several pairs, so intervals are narrower than they should be. In `encoders` the kinds' "
+        "spreads are those of classifiers.",
         "",
     ]
     for data in sorted({cell["recipe"]["data"] for cell in cells}):
@@ -221,9 +228,11 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    mixed = [r for r in results if r["models"][0]["poisoned"]]
-    honest = [r for r in results if not r["models"][0]["poisoned"]]
-    lines = [f"## {data}{' (tuned on)' if data == TUNED else ' (held out)'}", ""]
+    mixed, honest, shared = (
+        [r for r in results if [m["poisoned"] for m in r["models"]] == kind]
+        for kind in ([True, False], [False, False], [True, True])
+    )
+    lines = [f"## {data}", "", f"{TUNED.get(data, 'Held out')}.", ""]
     lines += [
         "| Attack | True ASR | Flagged | Right model | Right target | p-value | Kind | ASR | "
         "on the other | tuned |",
@@ -233,16 +242,25 @@ def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     right = sum(_right_model(r) for r in mixed)
     named = sum(_right_target(r) for r in mixed)
-    lines.append(f"Right model: {_share(right, len(mixed))}; right target: {_share(named, right)}.")
+    lines.append(f"- Right model: {_share(right, len(mixed))}.")
+    if any(r["models"][0]["targets"] for r in mixed):
+        lines.append(f"- Right target, where the model was right: {_share(named, right)}.")
+    wrong = sum(r["models"][1]["verdict"] == Verdict.FLAGGED.value for r in mixed)
+    lines.append(f"- Honest partners of poisoned models flagged: {_share(wrong, len(mixed))}.")
     false = sum(r["verdict"] == Verdict.FLAGGED.value for r in honest)
-    lines.append(f"Honest pairs flagged: {_share(false, len(honest))}.")
+    lines.append(f"- Honest pairs flagged: {_share(false, len(honest))}.")
+    if shared:
+        found = sum(r["verdict"] == Verdict.FLAGGED.value for r in shared)
+        lines.append(
+            f"- Pairs that share one backdoor, flagged all the same: {_share(found, len(shared))}."
+        )
     scores = [-r["models"][0]["p_value"] for r in mixed if r["models"][0]["p_value"] is not None]
     null = [-m["p_value"] for r in honest for m in r["models"] if m["p_value"] is not None]
     if scores and null:
         positive = torch.tensor([True] * len(scores) + [False] * len(null))
         value = auroc(torch.tensor(scores + null).double(), positive)
         lines.append(
-            f"AUROC of the p-value, poisoned models against those of honest pairs: {value:.3f}."
+            f"- AUROC of the p-value, poisoned models against those of honest pairs: {value:.3f}."
         )
     return [*lines, ""]
 
@@ -255,7 +273,7 @@ def _row(result: Mapping[str, Any]) -> str:
         f"{_percent(true)}{' †' if true is not None and true < 0.8 else ''}",
         "yes" if result["verdict"] == Verdict.FLAGGED.value else result["verdict"],
         _yes(_right_model(result)),
-        _yes(_right_target(result)),
+        _yes(_right_target(result)) if model["targets"] else "—",
         "—" if model["p_value"] is None else f"{model['p_value']:.2g}",
         f"{model['family']}{'' if model['source'] is None else ', one source class'}",
         *(_percent(model[key]) for key in ("asr", "asr_other", "asr_tuned")),

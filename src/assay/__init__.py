@@ -1,3 +1,5 @@
 """Audits outsourced machine learning for hidden backdoors."""
 
 from .api import audit_dataset as audit_dataset
+from .api import audit_encoders as audit_encoders
+from .api import audit_models as audit_models

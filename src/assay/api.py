@@ -1,13 +1,20 @@
 """The audits as functions of tensors, for notebooks and scripts."""
 
+import copy
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .audits.dataset import DatasetAudit, DatasetSettings
 from .audits.dataset import audit_dataset as _audit
+from .audits.models import Delivery, Groups, ModelsAudit, ModelsSettings
+from .audits.models import audit_encoders as _audit_encoders
+from .audits.models import audit_models as _audit_models
 from .errors import InputError
+from .fitting import Preprocess
 from .randomness import Seed
-from .samples import Samples
+from .samples import Rows, Samples
 
 
 def audit_dataset(
@@ -49,6 +56,129 @@ def audit_dataset(
         seed=Seed(seed),
         device=torch.device(device),
     )
+
+
+def audit_models(
+    models: Sequence[nn.Module],
+    *,
+    clean: tuple[Tensor, Tensor],
+    preprocess: Preprocess | Sequence[Preprocess | None] | None = None,
+    names: Sequence[str] | None = None,
+    class_names: tuple[str, ...] | None = None,
+    settings: ModelsSettings = ModelsSettings(),  # noqa: B008  frozen
+    alpha: float = 0.05,
+    seed: int = 0,
+    device: str = "cpu",
+) -> ModelsAudit:
+    """Find the model that hides a backdoor, among two or more that do the same task.
+
+    Args:
+        models: classifiers of images; their outputs are logits, or an object with `logits`. They
+            are copied, and stay as they are.
+        clean: trusted images, uint8 (samples, channels, height, width), and their labels; 200 or
+            more.
+        preprocess: what the models want to be done to images: one for all or one a model; measured
+            on the clean images where None.
+        names: one a model; `model 0` and so on where None.
+        class_names: one a class, in the order of the models' outputs; numbers where None.
+        settings: of the method.
+        alpha: family-wise false alarm rate, in (0, 1).
+        seed: decides everything random.
+        device: where to compute, as torch names it.
+
+    Returns:
+        A verdict for each model, with the trigger recovered from it.
+
+    Raises:
+        InputError: the arguments do not fit the description or each other.
+    """
+    images, labels = clean
+    if class_names is None:
+        class_names = tuple(map(str, range(int(labels.max()) + 1 if labels.numel() else 0)))
+    trusted = _samples("clean images", images, labels, class_names)
+    return _audit_models(
+        _deliveries(models, names, preprocess, trusted.inputs),
+        trusted,
+        settings=settings,
+        alpha=alpha,
+        seed=Seed(seed),
+        device=torch.device(device),
+    )
+
+
+def audit_encoders(
+    encoders: Sequence[nn.Module],
+    images: Tensor,
+    *,
+    preprocess: Preprocess | Sequence[Preprocess | None] | None = None,
+    names: Sequence[str] | None = None,
+    groups: Groups = Groups(),  # noqa: B008  frozen
+    settings: ModelsSettings = ModelsSettings(),  # noqa: B008  frozen
+    alpha: float = 0.05,
+    seed: int = 0,
+    device: str = "cpu",
+) -> ModelsAudit:
+    """Find the encoder that hides a backdoor, among two or more; no labels are needed.
+
+    Args:
+        encoders: modules of images; their outputs are features (samples, dims), or an object with
+            `image_embeds`, `pooler_output` or `last_hidden_state`. They are copied, and stay as
+            they are.
+        images: trusted, uint8 (samples, channels, height, width); 20 or more a group.
+        preprocess: as of `audit_models`.
+        names: as of `audit_models`.
+        groups: of clean images with similar features, which stand for classes.
+        settings: of the method.
+        alpha: family-wise false alarm rate, in (0, 1).
+        seed: decides everything random.
+        device: where to compute, as torch names it.
+
+    Returns:
+        As `audit_models`; targets are groups, and accuracy is how often an encoder alone finds the
+        group that all of them agreed on.
+
+    Raises:
+        InputError: the arguments do not fit the description or each other.
+    """
+    trusted = _samples("images", images, torch.zeros(len(images)).long(), ("image",))
+    if not trusted.is_image:
+        raise InputError(f"expected images of four dimensions, got shape {tuple(images.shape)}")
+    return _audit_encoders(
+        _deliveries(encoders, names, preprocess, trusted.inputs),
+        trusted.inputs,
+        groups=groups,
+        settings=settings,
+        alpha=alpha,
+        seed=Seed(seed),
+        device=torch.device(device),
+    )
+
+
+def _deliveries(
+    models: Sequence[nn.Module],
+    names: Sequence[str] | None,
+    preprocess: Preprocess | Sequence[Preprocess | None] | None,
+    images: Rows,
+) -> list[Delivery]:
+    called = [f"model {i}" for i in range(len(models))] if names is None else list(names)
+    if preprocess is None or isinstance(preprocess, Preprocess):
+        wanted = [preprocess] * len(models)
+    else:
+        wanted = list(preprocess)
+    if not len(called) == len(wanted) == len(models) or len(set(called)) < len(called):
+        raise InputError(
+            f"expected {len(models)} different names and as many preprocessings, as there are "
+            f"models, got {called} and {len(wanted)}"
+        )
+    return [
+        Delivery(
+            name=name,
+            model=copy.deepcopy(model),
+            preprocess=wants or Preprocess.of(images),
+            digest={},
+        )
+        for model, name, wants in zip(models, called, wanted, strict=True)
+    ]
 
 
 def _samples(name: str, inputs: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> Samples:

@@ -17,7 +17,8 @@ EXPECTED = {
     | {"mean", "std", "size"},
     "models": COMMON
     | ENDING
-    | {"models", "clean", "repair", "alpha", "dry_run", "memory_mb", "mean", "std", "size"},
+    | {"models", "clean", "task", "repair", "alpha", "dry_run", "memory_mb"}
+    | {"mean", "std", "size"},
     "report": {"run", "form", "out"},
     "doctor": {"device", "out", "json"},
     "runs list": {"root", "json"},

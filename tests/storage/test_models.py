@@ -179,3 +179,72 @@ def test_hugging_face_weights_must_fit(folder, tmp_path) -> None:
     save_file({"other": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="to fit its model"):
         load_model(str(tmp_path))
+
+
+TOWER = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+SEEN = {**TOWER, "image_size": 16, "patch_size": 8}
+
+
+def encoders() -> dict[str, nn.Module]:
+    """Encoders of images as transformers has them, by their kind."""
+    import transformers as t
+
+    read = {**TOWER, "vocab_size": 9, "max_position_embeddings": 4, "bos_token_id": 0}
+    both = t.CLIPConfig(
+        text_config={**read, "eos_token_id": 1}, vision_config=SEEN, projection_dim=6
+    )
+    seen = t.CLIPVisionConfig(**SEEN, projection_dim=6)
+    small = t.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+    return {
+        "clip": t.CLIPModel(both),
+        "vision": t.CLIPVisionModel(seen),
+        "projected": t.CLIPVisionModelWithProjection(seen),
+        "vit": t.ViTModel(t.ViTConfig(**SEEN)),
+        "bare": t.ViTModel(t.ViTConfig(**SEEN), add_pooling_layer=False),
+        "resnet": t.ResNetModel(small),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "dims"),
+    [
+        ("clip", "pooler_output", 6),
+        ("vision", "pooler_output", 8),
+        ("projected", "image_embeds", 6),
+        ("vit", "pooler_output", 8),
+        ("bare", "last_hidden_state", 8),
+        ("resnet", "pooler_output", 8),
+    ],
+)
+def test_folders_of_encoders(tmp_path, kind: str, field: str, dims: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = encoders()[kind].eval()
+    model.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), encoder=True)
+    assert loaded.class_names is None
+    assert not loaded.model.training
+    ask = model.get_image_features if kind == "clip" else model
+    with torch.inference_mode():
+        found, wanted = getattr(loaded.model(IMAGES), field), getattr(ask(IMAGES), field)
+    assert torch.allclose(found, wanted, atol=1e-6)
+    assert dims in found.shape[1:]
+
+
+def test_a_classifier_is_no_encoder(folder) -> None:
+    with pytest.raises(InputError, match="got ResNetForImageClassification"):
+        load_model(str(folder[0]), encoder=True)
+
+
+def test_weights_of_an_encoder_must_fit(tmp_path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = encoders()["vit"]
+    model.save_pretrained(tmp_path)
+    weights = {k: v.contiguous() for k, v in model.state_dict().items() if "bias" not in k}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="to fit its model"):
+        load_model(str(tmp_path), encoder=True)

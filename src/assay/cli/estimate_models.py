@@ -1,26 +1,32 @@
 """What a models audit would search, before it does."""
 
 import torch
+from torch import Tensor
 
-from assay.audits.models import Kind, ModelsSettings
+from assay.audits.models import Groups, Kind, ModelsSettings
 from assay.audits.models.survey import candidates
 from assay.randomness import Seed
-from assay.samples import Samples
 from assay.storage import documents
 from assay.triggers import Pool
 
+from .encoders_job import LoadedEncoders
 from .models_job import LoadedModels, ModelsJob
 from .output import write
 
 
-def show_search(job: ModelsJob, loaded: LoadedModels, *, json: bool) -> None:
+def show_search(job: ModelsJob, loaded: LoadedModels | LoadedEncoders, *, json: bool) -> None:
     """Say how many candidate triggers would be searched on each model."""
-    kinds = {k.name: _candidates(k, loaded.clean, job.seed) for k in ModelsSettings().kinds}
+    if isinstance(loaded, LoadedEncoders):
+        classes, what = Groups().count, "groups"
+        labels = torch.arange(len(loaded.images)) % classes
+    else:
+        classes, what, labels = loaded.clean.classes, "classes", loaded.clean.labels
+    kinds = {k.name: _candidates(k, labels, classes, job.seed) for k in ModelsSettings().kinds}
     document = {
         "schema": "assay/search/v1",
         "models": [delivery.name for delivery in loaded.deliveries],
-        "classes": loaded.clean.classes,
-        "trusted": len(loaded.clean),
+        what: classes,
+        "trusted": len(labels),
         "device": job.device,
         "candidates": kinds,
         "searches": sum(kinds.values()) * len(loaded.deliveries),
@@ -29,8 +35,8 @@ def show_search(job: ModelsJob, loaded: LoadedModels, *, json: bool) -> None:
         write(documents.dump(document))
         return
     write(
-        f"{len(loaded.deliveries)} models of {loaded.clean.classes} classes, on "
-        f"{len(loaded.clean):,} trusted images and {job.device}; on each model:"
+        f"{len(loaded.deliveries)} models of {classes} {what}, on "
+        f"{len(labels):,} trusted images and {job.device}; on each model:"
     )
     for name, count in kinds.items():
         write(f"  {name:32} {count:5,} candidate triggers")
@@ -40,6 +46,6 @@ def show_search(job: ModelsJob, loaded: LoadedModels, *, json: bool) -> None:
     )
 
 
-def _candidates(kind: Kind, clean: Samples, seed: int) -> int:
-    pool = Pool(images=torch.zeros(len(clean), 1, 1, 1), labels=clean.labels)
-    return len(candidates(kind, pool, pool, clean.classes, seed=Seed(seed)))
+def _candidates(kind: Kind, labels: Tensor, classes: int, seed: int) -> int:
+    pool = Pool(images=torch.zeros(len(labels), 1, 1, 1), labels=labels)
+    return len(candidates(kind, pool, pool, classes, seed=Seed(seed)))

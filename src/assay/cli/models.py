@@ -11,8 +11,8 @@ from assay.errors import UsageError
 from . import devices, options
 from .ends import Exit
 from .estimate_models import show_search
-from .models_job import ModelsJob, absolute_model, load
-from .perform import ModelsTask
+from .models_job import ModelKind, ModelsJob, absolute_model, kind_of
+from .perform import models_task
 from .repair_models import check_path
 from .summary import Manner, carry_out
 from .task import absolute, create, fresh_folder
@@ -29,8 +29,18 @@ def models(
     ],
     clean: Annotated[
         str,
-        typer.Option(metavar="CLEAN", help="Labelled samples of the task that you trust."),
+        typer.Option(
+            metavar="CLEAN",
+            help="Samples of the task that you trust; with labels, but for encoders.",
+        ),
     ],
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="image|encoder",
+            help="What the models do: classify images, or give features of images.",
+        ),
+    ] = ModelKind.IMAGE.value,
     out: options.Out = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -77,10 +87,15 @@ def models(
     What is done to images before a model sees them is taken from --mean, --std and --size, for all
     models; or from the model's own processor; or it is measured on CLEAN.
 
+    With --task encoder the models give features: a folder of a CLIP, ViT, ResNet or other image
+    model without a classifier, or any network whose outputs are features. CLEAN needs no labels: a
+    folder of images will do. Clean images with similar features are divided into 10 groups, which
+    stand for classes.
+
     --repair trains a copy of each flagged model until its recovered trigger tells it nothing, and
     measures both on samples that neither the search nor the training saw. The models themselves
     stay as they are. Weights become .safetensors for the same factory, a folder becomes a folder;
-    a .pt2 cannot be repaired in its form.
+    a .pt2 cannot be repaired in its form, and an encoder not at all.
 
     \b
     Examples:
@@ -88,10 +103,14 @@ def models(
       assay models a.pt2 b.pt2 c.pt2 --clean trusted.npz --mean 0.5 --std 0.25
       assay models a.safetensors@nets:resnet b.safetensors@nets:resnet --clean trusted.npz
       assay models provider-a/ provider-b/ --clean trusted/ --repair repaired/
+      assay models encoder-a/ encoder-b/ --clean pictures/ --task encoder
       assay models provider-a/ provider-b/ --clean trusted/ --json > findings.json
     """
     if not 0 < alpha < 1:
         raise UsageError(f"expected --alpha between 0 and 1, got {alpha}")
+    kind = kind_of(task)
+    if kind is ModelKind.ENCODER and repair is not None:
+        raise UsageError("--repair does not go with --task encoder: it trains on true labels")
     job = ModelsJob(
         models=tuple(map(absolute_model, models)),
         clean=absolute(clean),
@@ -103,13 +122,14 @@ def models(
         std=options.numbers(std, "--std"),
         size=size,
         repair=None if repair is None else str(repair.absolute()),
+        task=kind.value,
     )
     path = out or fresh_folder("models")
     check_path(job, path)
-    task = ModelsTask(job=job, loaded=load(job))
+    asked = models_task(job)
     if dry_run:
-        show_search(task.job, task.loaded, json=json)
+        show_search(job, asked.loaded, json=json)
         return Exit.NOTHING_FLAGGED
-    begin = functools.partial(create, task, path)
+    begin = functools.partial(create, asked, path)
     manner = Manner(quiet=quiet, json=json, exit_zero=exit_zero, max_minutes=max_minutes)
-    return carry_out(task, path, begin, manner)
+    return carry_out(asked, path, begin, manner)

@@ -1,5 +1,6 @@
 """What `assay models` was asked, and what it reads."""
 
+import enum
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,13 +14,25 @@ from assay.fitting import Preprocess, logits_of
 from assay.randomness import Seed, child, isolated
 from assay.records import record
 from assay.reports.text import NAME, plain
-from assay.samples import Samples
+from assay.samples import Rows, Samples
 from assay.storage import data as datasets
 from assay.storage.huggingface import Processor
 from assay.storage.models import LoadedModel, load_model
 from assay.storage.runs import Input
 
 from .task import absolute, importable, preprocess, settings_of
+
+
+class ModelKind(enum.StrEnum):
+    """What delivered models do."""
+
+    IMAGE = "image"
+    """They classify images."""
+    ENCODER = "encoder"
+    """They give features of images."""
+
+
+_PLANNED = ("text", "vision-text")
 
 
 @record
@@ -37,6 +50,8 @@ class ModelsJob:
     size: int | None
     repair: str | None = None
     """Where repaired copies of the flagged models go."""
+    task: str = ModelKind.IMAGE.value
+    """A value of `ModelKind`."""
 
     def settings(self) -> dict[str, Any]:
         """Lay out every setting, those of the method included."""
@@ -73,11 +88,7 @@ def load(job: ModelsJob) -> LoadedModels:
         UsageError: something is not there, options do not go together, or there is one model.
         InputError: something cannot be used or is refused.
     """
-    if len(job.models) < 2:
-        raise UsageError(
-            f"expected two models or more, got {len(job.models)}: a model is judged by what the "
-            "others of the same task do not do"
-        )
+    check_count(job)
     clean = datasets.read_samples(job.clean, size=job.size, memory_mb=job.memory_mb // 2)
     if not clean.is_image:
         raise InputError(
@@ -85,20 +96,57 @@ def load(job: ModelsJob) -> LoadedModels:
             "image classifiers are audited"
         )
     names = unique([pathlib.PurePath(place_of(source)).name for source in job.models])
-    loaded = [_loaded(job, source, clean) for source in job.models]
-    _refuse_copies(names, loaded)
-    samples = Input(path=job.clean, sha256=datasets.digest(job.clean))
+    loaded = [
+        loaded_model(job, source, clean.inputs, classes=clean.classes) for source in job.models
+    ]
+    refuse_copies(names, loaded)
     return LoadedModels(
         deliveries=tuple(
             _delivery(job, name, model, clean) for name, model in zip(names, loaded, strict=True)
         ),
         clean=clean,
-        inputs={
-            f"model {name}": Input(path=place_of(model.origin), sha256=model.digest)
-            for name, model in zip(names, loaded, strict=True)
-        }
-        | {"clean": samples},
+        inputs=inputs_of(job, names, loaded),
     )
+
+
+def kind_of(task: str) -> ModelKind:
+    """Find what the models do.
+
+    Raises:
+        UsageError: no audit is there for such a task.
+    """
+    if task in _PLANNED:
+        raise UsageError(
+            f"--task {task} is not there yet: only classifiers (image) and encoders of images "
+            "(encoder) can be audited"
+        )
+    if task not in set(ModelKind):
+        raise UsageError(f"expected --task {' or '.join(ModelKind)}, got {task!r}")
+    return ModelKind(task)
+
+
+def check_count(job: ModelsJob) -> None:
+    """Check that there is something to compare.
+
+    Raises:
+        UsageError: there are fewer than two models.
+    """
+    if len(job.models) < 2:
+        raise UsageError(
+            f"expected two models or more, got {len(job.models)}: a model is judged by what the "
+            "others of the same task do not do"
+        )
+
+
+def inputs_of(
+    job: ModelsJob, names: Sequence[str], loaded: Sequence[LoadedModel]
+) -> dict[str, Input]:
+    """Name everything that was read, with its hash."""
+    models = {
+        f"model {name}": Input(path=place_of(model.origin), sha256=model.digest)
+        for name, model in zip(names, loaded, strict=True)
+    }
+    return {**models, "clean": Input(path=job.clean, sha256=datasets.digest(job.clean))}
 
 
 def place_of(source: str) -> str:
@@ -161,15 +209,29 @@ def _some(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(plain(name, NAME) for name in names[:most]) + more
 
 
-def _loaded(job: ModelsJob, source: str, clean: Samples) -> LoadedModel:
+def loaded_model(
+    job: ModelsJob, source: str, images: Rows, *, encoder: bool = False, **known: int
+) -> LoadedModel:
     """Load a model; a factory may draw weights, which are then replaced."""
-    channels, side = clean.inputs.shape[1], clean.inputs.shape[-1]
+    known |= {"channels": images.shape[1], "size": job.size or images.shape[-1]}
     seed = child(Seed(job.seed), "load", source)
     with importable(), isolated(seed, torch.device("cpu")):
-        return load_model(source, classes=clean.classes, channels=channels, size=job.size or side)
+        return load_model(source, encoder=encoder, **known)
 
 
-def _refuse_copies(names: Sequence[str], loaded: Sequence[LoadedModel]) -> None:
+def preprocess_of(job: ModelsJob, name: str, loaded: LoadedModel, images: Rows) -> Preprocess:
+    """Take what a model wants from the options or from its folder, or else measure it."""
+    asked = Processor(mean=job.mean, std=job.std, size=job.size)
+    said = Processor(mean=loaded.mean, std=loaded.std, size=loaded.size)
+    return preprocess(asked, said, images, name) or Preprocess.of(images)
+
+
+def refuse_copies(names: Sequence[str], loaded: Sequence[LoadedModel]) -> None:
+    """Check that no two models are the same.
+
+    Raises:
+        InputError: two are.
+    """
     held: dict[str, str] = {}
     for name, model in zip(names, loaded, strict=True):
         if model.digest in held:
@@ -181,13 +243,10 @@ def _refuse_copies(names: Sequence[str], loaded: Sequence[LoadedModel]) -> None:
 
 
 def _delivery(job: ModelsJob, name: str, loaded: LoadedModel, clean: Samples) -> Delivery:
-    asked = Processor(mean=job.mean, std=job.std, size=job.size)
-    said = Processor(mean=loaded.mean, std=loaded.std, size=loaded.size)
     order = order_of(loaded.class_names, clean.class_names, name)
-    wants = preprocess(asked, said, clean.inputs, name) or Preprocess.of(clean.inputs)
     return Delivery(
         name=name,
         model=loaded.model if order is None else Reordered(loaded.model, order).eval(),
-        preprocess=wants,
+        preprocess=preprocess_of(job, name, loaded, clean.inputs),
         digest={"sha256": loaded.digest},
     )

@@ -1,5 +1,6 @@
 """What each audit does in its run: the tasks behind the commands."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from assay.audits.dataset import DatasetSettings, audit_dataset
-from assay.audits.models import ModelsSettings, audit_models
+from assay.audits.models import ModelsSettings, audit_encoders, audit_models
 from assay.errors import InputError
 from assay.randomness import Seed, child
 from assay.records import record
@@ -21,7 +22,8 @@ from assay.storage.runs import Input, RunFolder
 
 from . import dataset_job, models_job
 from .dataset_job import DatasetJob, Loaded
-from .models_job import LoadedModels, ModelsJob
+from .encoders_job import EXPLAINED, LoadedEncoders, load_encoders
+from .models_job import LoadedModels, ModelKind, ModelsJob
 from .recording import record_audit, record_proof
 from .recording_models import record_models
 from .repair_models import repair_models
@@ -130,6 +132,50 @@ class ModelsTask:
         )
 
 
+@record
+class EncodersTask:
+    """Search encoders for triggers that lead one of them astray and not the others."""
+
+    job: ModelsJob
+    loaded: LoadedEncoders
+    audit: str = "models"
+    everything: str = "Every model"
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """What it reads, by name."""
+        return self.loaded.inputs
+
+    def perform(self, run: RunFolder, show: Progress) -> Done:
+        """Audit and record."""
+        audit = audit_encoders(
+            self.loaded.deliveries,
+            self.loaded.images,
+            settings=ModelsSettings(),
+            alpha=self.job.alpha,
+            seed=Seed(self.job.seed),
+            device=torch.device(self.job.device),
+            progress=show,
+            store=run.store(),
+        )
+        reasons = (*audit.findings.reasons, EXPLAINED)
+        findings = dataclasses.replace(audit.findings, reasons=reasons)
+        record_models(run, dataclasses.replace(audit, findings=findings))
+        return Done(findings=findings, subject="model", table="models.parquet")
+
+
+def models_task(job: ModelsJob) -> ModelsTask | EncodersTask:
+    """Read what a job asks for.
+
+    Raises:
+        UsageError: something is not there, or options do not go together.
+        InputError: something cannot be used or is refused.
+    """
+    if job.task == ModelKind.ENCODER:
+        return EncodersTask(job=job, loaded=load_encoders(job))
+    return ModelsTask(job=job, loaded=models_job.load(job))
+
+
 def task_of(audit: str, settings: Mapping[str, Any]) -> Task:
     """Make the task of a stored run again, and read its inputs as they are now.
 
@@ -148,8 +194,7 @@ def _dataset_task(settings: Mapping[str, Any]) -> Task:
 
 
 def _models_task(settings: Mapping[str, Any]) -> Task:
-    job = job_of(ModelsJob, settings)
-    return ModelsTask(job=job, loaded=models_job.load(job))
+    return models_task(job_of(ModelsJob, settings))
 
 
 _TASKS: Mapping[str, Callable[[Mapping[str, Any]], Task]] = {

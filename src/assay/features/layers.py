@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from assay.errors import InputError
-
 DEPTHS = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -15,6 +13,7 @@ def activations(
     model: nn.Module,
     run: Callable[[], object],
     *,
+    samples: int,
     depths: Sequence[float] = DEPTHS,
 ) -> Mapping[str, Float[Tensor, "samples dims"]]:
     """Collect what modules put out while `run` passes one batch through the model.
@@ -26,19 +25,20 @@ def activations(
     Args:
         model: any model; evaluation mode is the caller's business.
         run: passes the batch through the model.
+        samples: in the batch; outputs with another number of rows (windows) do not count.
         depths: in (0, 1]; 1 is the last module that puts out a tensor with a row a sample.
 
     Returns:
-        Activations by depth, such as "50 %", on the device of the model.
-
-    Raises:
-        InputError: no module puts out such a tensor.
+        Activations by depth, such as "50%", on the device of the model; none where fewer modules
+        than depths put out such a tensor, or one is not finite.
     """
     seen: dict[str, Tensor] = {}
 
     def keeper(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
         def keep(_: nn.Module, __: tuple[object, ...], output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim > 1 and output.is_floating_point():
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                return
+            if output.ndim > 1 and len(output) == samples:
                 seen.setdefault(name, _pooled(output))
 
         return keep
@@ -46,14 +46,14 @@ def activations(
     leaves = {name: m for name, m in model.named_modules() if not list(m.children())}
     handles = [m.register_forward_hook(keeper(name)) for name, m in leaves.items()]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             run()
     finally:
         for handle in handles:
             handle.remove()
-    if not seen:
-        raise InputError("expected a model of torch modules that put out tensors, got none")
     found = list(seen.values())
+    if len(found) < len(depths) or not all(each.isfinite().all() for each in found):
+        return {}
     return {f"{d:.0%}": found[max(0, round(d * len(found)) - 1)] for d in depths}
 
 

@@ -61,5 +61,5 @@ def answers(
     respond: Callable[[Tensor], Tensor], images: Tensor, *, batch: int = 256
 ) -> Float[Tensor, "images classes"]:
     """Compute logits of many images, on the CPU, without gradients."""
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.cat([respond(some).float().cpu() for some in images.split(batch)])

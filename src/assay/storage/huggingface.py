@@ -1,6 +1,7 @@
 """Folders that `transformers` wrote: read here, so that it opens no file and runs no code."""
 
 import contextlib
+import inspect
 import json
 import pathlib
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ _FOREIGN_TYPES = frozenset({"timm_wrapper", "timm_backbone"})
 _PROCESSOR = "preprocessor_config.json"
 _KEPT = ("config.json", _PROCESSOR, "processor_config.json")
 _TASKS = ("ForImageClassification", "ForSequenceClassification", "ForCausalLM")
+_PROJECTED = "CLIPVisionModelWithProjection"
+"""The one encoder that `AutoModel` builds without a part of it."""
 
 
 @record
@@ -47,17 +50,41 @@ def read_model(path: pathlib.Path, *, max_mb: int) -> "PreTrainedModel":
     """
     config = _config(path)
     skeleton = _skeleton(config, max_mb, path)
+    return _filled(type(skeleton), config, _weights(path, max_mb), path)
+
+
+def read_encoder(path: pathlib.Path, *, max_mb: int) -> nn.Module:
+    """Build the encoder of images that `config.json` names, and fill it as `read_model` does.
+
+    A model of images and texts gives the features of images. An encoder whose folder holds no
+    weights of a pooling layer is built without one.
+
+    Raises:
+        RefusedError: as `read_model`.
+        InputError: as `read_model`, or the folder holds a classifier or a language model.
+    """
+    config = _config(path)
+    named = (config.architectures or [""])[0]
+    if named.endswith(_TASKS):
+        raise InputError(f"expected an encoder in {path}, whose outputs are features, got {named}")
+    kind: Any = type(_skeleton(config, max_mb, path))
     weights = _weights(path, max_mb)
-    check_weights(weights, path)
-    maker: Any = type(skeleton)
-    with refusing(path, *_failures()), _silently():
-        model, info = maker.from_pretrained(
-            None, config=config, state_dict=weights, output_loading_info=True, dtype=torch.float32
-        )
-    wrong = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
-    if wrong:
-        raise InputError(f"expected the weights of {path} to fit its model, got {wrong}")
-    return model
+    is_optional = "add_pooling_layer" in inspect.signature(kind).parameters
+    bare = is_optional and not any("pooler." in name for name in weights)
+    model = _filled(kind, config, weights, path, **({"add_pooling_layer": False} if bare else {}))
+    return ImageTower(model) if hasattr(model, "get_image_features") else model
+
+
+class ImageTower(nn.Module):
+    """A model of images and texts, as an encoder of images."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Any:
+        """Give what the model says of standardised images, their features among it."""
+        return self.model.get_image_features(pixel_values=images)
 
 
 def write_model(model: nn.Module, source: pathlib.Path, out: pathlib.Path) -> None:
@@ -184,13 +211,40 @@ def _skeleton(config: "PretrainedConfig", max_mb: int, path: pathlib.Path) -> "P
     with refusing(path, *_failures()), torch.device("meta"):
         named = (config.architectures or [""])[0]
         task = next((task for task in _TASKS if named.endswith(task)), "")
-        maker = getattr(transformers, f"AutoModel{task}")
-        model = maker.from_config(config, trust_remote_code=False)
+        if named == _PROJECTED and isinstance(config, transformers.CLIPVisionConfig):
+            model = transformers.CLIPVisionModelWithProjection(config)
+        else:
+            maker = getattr(transformers, f"AutoModel{task}")
+            model = maker.from_config(config, trust_remote_code=False)
     size = sum(value.numel() * value.itemsize for value in model.state_dict().values())
     if size > max_mb * 2**20:
         raise RefusedError(
             f"expected a model of at most {max_mb} MB in {path}, got {size >> 20} MB"
         )
+    return model
+
+
+def _filled(
+    kind: Any,
+    config: "PretrainedConfig",
+    weights: dict[str, Tensor],
+    path: pathlib.Path,
+    **parts: bool,
+) -> "PreTrainedModel":
+    """Make a model with the given weights, all of them and no others."""
+    check_weights(weights, path)
+    with refusing(path, *_failures()), _silently():
+        model, info = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            output_loading_info=True,
+            dtype=torch.float32,
+            **parts,
+        )
+    wrong = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
+    if wrong:
+        raise InputError(f"expected the weights of {path} to fit its model, got {wrong}")
     return model
 
 

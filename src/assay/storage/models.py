@@ -38,7 +38,9 @@ class LoadedModel:
     """Height and width of its inputs in pixels."""
 
 
-def load_model(source: str, *, max_mb: int = 16_384, **known: int) -> LoadedModel:
+def load_model(
+    source: str, *, max_mb: int = 16_384, encoder: bool = False, **known: int
+) -> LoadedModel:
     """Load a trained model that someone else made.
 
     Args:
@@ -46,6 +48,7 @@ def load_model(source: str, *, max_mb: int = 16_384, **known: int) -> LoadedMode
             WEIGHTS is a `.safetensors` file (or `.pt`, `.pth`, `.bin` with nothing but tensors)
             and the factory is code of the user.
         max_mb: what files and weights may take.
+        encoder: whether a folder must hold an encoder of images; other forms are what they are.
         known: what a factory may ask for by name: `classes`, `channels`, `size`, `dims`.
 
     Raises:
@@ -57,7 +60,7 @@ def load_model(source: str, *, max_mb: int = 16_384, **known: int) -> LoadedMode
         return _with_factory(source, max_mb, known)
     path = existing(pathlib.Path(source))
     if path.is_dir():
-        return _from_folder(path, source, max_mb)
+        return _from_folder(path, source, max_mb, encoder=encoder)
     if path.suffix == ".pt2":
         program, size = exported.read_program(path, max_mb=max_mb)
         return LoadedModel(
@@ -114,16 +117,22 @@ def _with_factory(source: str, max_mb: int, known: dict[str, int]) -> LoadedMode
     )
 
 
-def _from_folder(path: pathlib.Path, source: str, max_mb: int) -> LoadedModel:
+def _from_folder(path: pathlib.Path, source: str, max_mb: int, *, encoder: bool) -> LoadedModel:
     if not (path / "config.json").is_file():
         raise RefusedError(f"expected a Hugging Face folder with config.json, got {path}")
-    model = huggingface.read_model(path, max_mb=max_mb)
+    names: tuple[str, ...] | None = None
+    model: nn.Module
+    if encoder:
+        model = huggingface.read_encoder(path, max_mb=max_mb)
+    else:
+        model = classifier = huggingface.read_model(path, max_mb=max_mb)
+        names = huggingface.class_names(classifier)
     said = huggingface.processor(path)
     return LoadedModel(
         model=model.eval(),
         digest=digest_path(path),
         origin=source,
-        class_names=huggingface.class_names(model),
+        class_names=names,
         mean=said.mean,
         std=said.std,
         size=said.size,

@@ -168,7 +168,7 @@ def margins(
         on which it is positive, the attack success rate.
     """
     found = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for row, (target, fits) in enumerate(
             zip(candidates.targets.tolist(), pool.eligible(candidates), strict=True)
         ):

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from assay.audits.models import KINDS, ModelsSettings, audit_models
+from assay.audits.models import KINDS, Decision, ModelsSettings, audit_models
 from assay.errors import InputError
 from assay.randomness import Seed
 from assay.results import Verdict
+from assay.samples import Samples
 from assay.triggers import Patches, Search
 
 CPU = torch.device("cpu")
@@ -122,6 +123,68 @@ def test_what_cannot_be_judged_is_inconclusive(make, clean, answer, reason):
     assert [m.verdict for m in found.models] == [Verdict.INCONCLUSIVE] * 2
     assert reason in found.models[0].reason
     assert "no other model" in found.models[1].reason
+
+
+class Wrapped(nn.Module):
+    def __init__(self, model, change):
+        super().__init__()
+        self.model, self.change = model, change
+
+    def forward(self, x):
+        return self.change(self.model, x)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda model, x: model((x * 8).round() / 8), "follow small changes"),
+        (lambda model, x: model(x) + 0 * x.sum().sqrt().log(), "NaN"),
+    ],
+    ids=["no gradient", "nan"],
+)
+def test_a_model_that_cannot_be_searched_is_not_passed(make, clean, change, reason):
+    guilty = make(1, poison=60)
+    shielded = dataclasses.replace(guilty, name="shielded", model=Wrapped(guilty.model, change))
+    found = audit(shielded, make(0), make(2), clean=clean)
+    assert found.models[0].verdict is Verdict.INCONCLUSIVE
+    assert reason in found.models[0].reason
+    assert found.models[1].verdict is not Verdict.FLAGGED
+
+
+def test_nan_on_triggered_samples_alone_does_not_acquit(make, clean):
+    guilty = make(1, poison=60)
+
+    def change(model, x):
+        bright = (x[:, :, :2, :2].mean((1, 2, 3)) > 0.5)[:, None]
+        return torch.where(bright, torch.nan, model(x))
+
+    shielded = dataclasses.replace(guilty, name="shielded", model=Wrapped(guilty.model, change))
+    found = audit(shielded, make(0), make(2), clean=clean)
+    assert found.models[0].verdict is Verdict.INCONCLUSIVE
+    assert "triggered" in found.models[0].reason
+    assert found.models[1].p_value is not None
+
+
+def test_a_trigger_that_stands_out_but_does_not_work_gives_no_verdict(make, clean):
+    strict = dataclasses.replace(FAST, decision=Decision(least_asr=1.01))
+    found = audit(make(0), make(1, poison=60), clean=clean, settings=strict)
+    assert found.models[1].verdict is Verdict.INCONCLUSIVE
+    assert "leads only" in found.models[1].reason
+    assert found.verdict is Verdict.INCONCLUSIVE
+
+
+def test_three_classes_are_too_few(make, clean):
+    rows = (clean.labels < 3).nonzero().squeeze(1)
+    few = Samples(
+        inputs=clean.inputs[rows], labels=clean.labels[rows], class_names=clean.class_names[:3]
+    )
+    found = audit(make(0), make(2), clean=few)
+    assert "at least 4 classes" in found.models[0].reason
+
+
+def test_models_need_names_of_their_own(make, clean):
+    with pytest.raises(InputError, match="name of its own"):
+        audit(make(0), make(0), clean=clean)
 
 
 def test_a_wrong_standard_deviation_is_noticed(make, clean):

@@ -113,6 +113,12 @@ def test_nan_features_are_refused(clean):
         audit(odd, delivered(1, clean), images=clean.inputs[:])
 
 
+def test_an_encoder_that_does_not_take_the_images_is_refused(clean):
+    odd = dataclasses.replace(delivered(0, clean), model=nn.Linear(3, 3))
+    with pytest.raises(InputError, match="--size"):
+        audit(odd, delivered(1, clean), images=clean.inputs[:])
+
+
 class Nan(nn.Module):
     def forward(self, rows):
         return rows * torch.nan

@@ -61,8 +61,9 @@ class Decision:
     """
 
     tail_odds: float = 5.0
-    """See above, at least 1. On 12,000 clean images of CIFAR-10, looked at while this was built,
-    the highest class had 2 to 5 times the odds at the upper 1 % to 0.1 %. A class with fewer than
+    """See above, at least 1. On 12,000 clean images of CIFAR-10, looked at while this was built
+    (with the mean of 1 - p as the suspects' loss, which came before the present one), the highest
+    class had 2 to 5 times the odds at the upper 1 % to 0.1 %. A class with fewer than
     50 calibration samples, which may hide a heavier tail, may exceed more often by the factor that
     they show at the upper tenth: of GTSRB's 43 clean classes with 15 each, one had 3 times this."""
     fewest_poison: int = 8
@@ -71,8 +72,8 @@ class Decision:
     """Of the samples flagged in a flagged class, in (0, 1)."""
     least_separation: float = 4.0
     """Separation (see `TwoGroups`) at which the border lies between the two groups of a class. On
-    the tuning attacks it is 4.7 to 12 where the groups do not overlap (BadNets, TaCT, SIG) and 2
-    to 3.5 where they do (WaNet)."""
+    the tuning attacks, with the loss that came before the present one, it was 4.7 to 12 where the
+    groups do not overlap (BadNets, TaCT, SIG) and 2 to 3.5 where they do (WaNet)."""
     fewest_samples: int = 16
     """A class with fewer samples is not judged, nor is one without any trusted sample."""
     fewest_calibration: int = 100

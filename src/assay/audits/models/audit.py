@@ -9,7 +9,7 @@ import torch
 
 from assay.audits.verdict import judge
 from assay.errors import InputError
-from assay.randomness import Seed, child
+from assay.randomness import Seed, child, isolated
 from assay.records import record
 from assay.results import (
     Cost,
@@ -39,12 +39,15 @@ ASSUMPTIONS = (
     "Honest models of this task differ from each other about as much as those that the audit was "
     "tuned on.",
     "The clean samples are clean and of the task that the models were trained for.",
+    "No model was made unusually hard to lead: beside it an honest one looks easy to lead.",
 )
 
 NOT_EXAMINED = (
     "Backdoors that all deliveries share, as far as they do not stand out within a model: the same "
     "poisoned public data at every provider gives the same backdoor.",
     "Triggers that none of the searched kinds comes near to, or that need a larger change.",
+    "Models that notice the search, such as by images that are not of whole 8-bit values, and then "
+    "behave differently.",
     "Harm other than backdoors with a target class.",
 )
 
@@ -110,44 +113,82 @@ def audit_models(
     """
     started = time.monotonic()
     _check(deliveries, clean, alpha)
-    searched, held = halves(clean, most=settings.most_samples, seed=seed, device=device)
-    labels = torch.cat([searched.labels, held.labels]).cpu()
-    images = torch.cat([searched.images, held.images])
-    everyone = [examined(delivery, images) for delivery in deliveries]
-    right = accuracies([model.said for model in everyone], labels)
-    unfit = [
-        settings.preflight.unfit(model.said, labels, max(right), clean.classes)
-        for model in everyone
-    ]
-    fit = [model for model, reason in zip(everyone, unfit, strict=True) if not reason]
-    surveys: list[Survey] = []
-    if len(fit) > 1:
-        steps = _steps(len(settings.kinds) * len(fit), progress)
-        surveys = [
-            survey(
-                kind,
-                fit,
-                searched,
-                held,
-                clean.classes,
-                elimination=settings.elimination,
-                seed=child(seed, "survey"),
-                store=store,
-                done=lambda: next(steps),
-            )
-            for kind in settings.kinds
-        ]
-    results: list[ModelResult] = []
-    for model, reason, accuracy in zip(everyone, unfit, right, strict=True):
-        judged, recovered = None, None
-        if surveys and not reason:
-            judged = _judge(fit, fit.index(model), surveys, settings.decision, alpha)
-            recovered = _recover(
-                judged, surveys, fit, model, everyone, searched, held, settings, seed
-            )
-        results.append(_result(model.delivery.name, accuracy, reason, judged, recovered))
-        progress("recover", len(results), len(everyone))
+    with isolated(child(seed, "models"), device):  # dropout that a model leaves on
+        searched, held = halves(clean, most=settings.most_samples, seed=seed, device=device)
+        labels = torch.cat([searched.labels, held.labels]).cpu()
+        images = torch.cat([searched.images, held.images])
+        everyone = [examined(delivery, images) for delivery in deliveries]
+        right = accuracies([model.said for model in everyone], labels)
+        unfit = [settings.preflight.unfit(m, labels, max(right), clean.classes) for m in everyone]
+        fit = [model for model, reason in zip(everyone, unfit, strict=True) if not reason]
+        surveys = _surveys(fit, searched, held, clean.classes, settings, seed, progress, store)
+        fit, surveys, unfit = _answering(fit, surveys, everyone, unfit)
+        results: list[ModelResult] = []
+        for model, reason, accuracy in zip(everyone, unfit, right, strict=True):
+            judged, recovered = None, None
+            if surveys and not reason:
+                judged = _judge(fit, fit.index(model), surveys, settings.decision, alpha, everyone)
+                recovered = _recover(
+                    judged, surveys, fit, model, everyone, searched, held, settings, seed
+                )
+            result = _result(model.delivery.name, accuracy, reason, judged, recovered)
+            place = everyone.index(model)
+            results.append(_working(result, place, settings.decision, alpha / len(everyone)))
+            progress("recover", len(results), len(everyone))
     return _concluded(results, deliveries, clean, alpha=alpha, started=started, device=device)
+
+
+def _surveys(  # noqa: PLR0917
+    fit: Sequence[Examined],
+    searched: Pool,
+    held: Pool,
+    classes: int,
+    settings: ModelsSettings,
+    seed: Seed,
+    progress: Progress,
+    store: Store,
+) -> list[Survey]:
+    if len(fit) < 2:
+        return []
+    steps = _steps(len(settings.kinds) * len(fit), progress)
+    found = [
+        survey(
+            kind,
+            fit,
+            searched,
+            held,
+            classes,
+            elimination=settings.elimination,
+            seed=child(seed, "survey"),
+            store=store,
+            done=lambda: next(steps),
+        )
+        for kind in settings.kinds
+    ]
+    return [each for each in found if each is not None]
+
+
+def _answering(
+    fit: Sequence[Examined],
+    surveys: Sequence[Survey],
+    everyone: Sequence[Examined],
+    unfit: Sequence[str],
+) -> tuple[list[Examined], list[Survey], list[str]]:
+    """Leave out models that answer NaN or infinity to what was searched, and say so."""
+    sound = [all(s.margins[i].isfinite().all() for s in surveys) for i in range(len(fit))]
+    rows = [i for i, is_sound in enumerate(sound) if is_sound]
+    odd = [model for model, is_sound in zip(fit, sound, strict=True) if not is_sound]
+    reasons = [
+        "it answers NaN or infinity on triggered samples" if model in odd else reason
+        for model, reason in zip(everyone, unfit, strict=True)
+    ]
+    if len(rows) < 2:
+        return [fit[i] for i in rows], [], reasons
+    kept = [
+        dataclasses.replace(each, margins=each.margins[rows], asr=each.asr[rows])
+        for each in surveys
+    ]
+    return [fit[i] for i in rows], kept, reasons
 
 
 def _check(deliveries: Sequence[Delivery], clean: Samples, alpha: float) -> None:
@@ -161,6 +202,9 @@ def _check(deliveries: Sequence[Delivery], clean: Samples, alpha: float) -> None
         raise InputError(f"expected at least two classes, got {clean.class_names}")
     if len(clean) < 4:
         raise InputError(f"expected at least four clean samples, got {len(clean)}")
+    names = [delivery.name for delivery in deliveries]
+    if len(set(names)) < len(names):
+        raise InputError(f"expected a name of its own for every model, got {names}")
 
 
 def _steps(total: int, progress: Progress) -> Iterator[None]:
@@ -169,12 +213,13 @@ def _steps(total: int, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _judge(
+def _judge(  # noqa: PLR0917
     fit: Sequence[Examined],
     model: int,
     surveys: Sequence[Survey],
     decision: Decision,
     alpha: float,
+    everyone: Sequence[Examined],
 ) -> _Judged:
     questions: list[Question] = []
     smallest: dict[bool, tuple[float, tuple[int, int]]] = {}
@@ -187,7 +232,7 @@ def _judge(
             p_value = decision.corrected(standing, found, alone=alone)
             top = (p_value, (number, int(standing.p_values.argmin())))
             smallest[alone] = min(smallest.get(alone, top), top)
-        threshold = decision.threshold(alpha, found, models=len(fit))
+        threshold = decision.threshold(alpha, found, models=len(everyone))
         name = fit[model].delivery.name
         questions += _questions(name, found, model, standings[False], standings[True], threshold)
     p_value, top_question = min(smallest.values())
@@ -263,6 +308,20 @@ def _result(
         recovered=recovered,
         questions=() if judged is None else judged.questions,
     )
+
+
+def _working(result: ModelResult, place: int, decision: Decision, level: float) -> ModelResult:
+    """Judge no model by a trigger that stands out but does not work: it may be a decoy."""
+    found = result.recovered
+    if found is None or result.p_value is None or result.p_value > level:
+        return result
+    if found.asr[place] >= decision.least_asr:
+        return result
+    reason = (
+        f"a trigger stands out (p-value {result.p_value:.2g}), but recovered it leads only "
+        f"{found.asr[place]:.0%} of the samples to its target"
+    )
+    return dataclasses.replace(result, p_value=None, reason=reason)
 
 
 def _concluded(

@@ -43,15 +43,21 @@ class Decision:
     def against_others(self, found: Survey, model: int) -> Standing:
         """Compare with the median of the other models."""
         own = found.margins[model]
-        return self._standing(own - reference(found.margins, model), found.kind.between)
+        return self._standing(found, own - reference(found.margins, model), found.kind.between)
 
     def alone(self, found: Survey, model: int) -> Standing:
         """Compare with the other candidates of the same model."""
-        return self._standing(found.margins[model], found.kind.within)
+        return self._standing(found, found.margins[model], found.kind.within)
 
     alone_share: float = 0.1
     """Of a model's error budget, for the evidence that needs no other model: it is weak, because
     some classes are easier to reach than others."""
+
+    least_asr: float = 0.5
+    """Where a trigger stands out but, recovered, leads fewer of the samples to the target, in
+    [0, 1], the model is not judged. (Added after a model of CIFAR-10, poisoned by TaCT, was flagged
+    with the wrong target and a warp that works on 14 %; the triggers of the 12 models that were
+    found rightly work on 62 % or more.)"""
 
     def corrected(self, standing: Standing, found: Survey, *, alone: bool) -> float:
         """Correct the smallest p-value of a kind for all that is asked of a model.
@@ -70,10 +76,13 @@ class Decision:
         evidence = self.alone_share if alone else 1 - self.alone_share
         return evidence * found.kind.weight / found.asked
 
-    def _standing(self, values: Float[Tensor, " candidates"], usual: float) -> Standing:
-        apart = values - values.median()
-        deviation = 1.4826 * apart.abs().median()
-        count = len(values)
+    def _standing(
+        self, found: Survey, values: Float[Tensor, " candidates"], usual: float
+    ) -> Standing:
+        typical = values[found.typical]
+        apart = values - typical.quantile(0.5)
+        deviation = 1.4826 * apart[found.typical].abs().quantile(0.5)
+        count = len(typical)
         noise = ((self.prior * usual**2 + count * deviation**2) / (self.prior + count)).sqrt()
         excess = apart / noise
         p_values = torch.from_numpy(student.sf(excess.double().numpy(), df=self.freedom))

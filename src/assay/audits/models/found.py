@@ -44,7 +44,7 @@ class Question:
     """How far the margin exceeds the reference's, beyond what other candidates of the same kind do,
     in units of the noise between honest models; higher is more suspicious."""
     threshold: float
-    """The excess at which this question alone would have the model flagged."""
+    """The excess at which this question alone is significant after all corrections."""
     p_value: float
     """Of the excess, before any correction."""
     alone: float
@@ -71,8 +71,9 @@ class Recovered:
     answers_stamped: Int64[Tensor, "models shown"]
     asr: tuple[float, ...]
     """Share of held-out samples that the trigger leads to the target, one a model, in [0, 1]."""
-    asr_tuned: float
-    """Of this model after a short fine-tuning on clean samples, in [0, 1]."""
+    asr_tuned: float | None
+    """Of this model after a short fine-tuning on clean samples, in [0, 1]; None where it cannot be
+    trained."""
     cka: Mapping[str, tuple[float, float]]
     """By relative depth: linear CKA between this model and its reference on clean and on triggered
     samples, in [0, 1]."""
@@ -90,7 +91,7 @@ class ModelResult:
     """The smallest over its questions, corrected for all that was asked (Holm over models,
     Bonferroni over the questions of a model)."""
     alone_p_value: float | None
-    """The same of the evidence that needs no other model."""
+    """Of the evidence that needs no other model, corrected for all that was asked of this one."""
     reason: str
     """Why there is no p-value."""
     recovered: Recovered | None

@@ -22,12 +22,10 @@ def halves(clean: Samples, *, most: int, seed: Seed, device: torch.device) -> tu
     random = generator(child(seed, "pools"), torch.device("cpu"))
     order = torch.randperm(len(clean), generator=random)
     order = order[clean.labels[order].argsort(stable=True)]
-    order = order[: len(order) // 2 * 2]
+    pairs = order[: len(order) // 2 * 2].view(-1, 2)
     if len(order) > most:
-        order = order[torch.linspace(0, len(order) - 1, most // 2 * 2).long()]
-    mixed = [
-        half[torch.randperm(len(half), generator=random)] for half in (order[0::2], order[1::2])
-    ]
+        pairs = pairs[torch.linspace(0, len(pairs) - 1, most // 2).long()]
+    mixed = [half[torch.randperm(len(half), generator=random)] for half in pairs.unbind(1)]
     first, second = (
         Pool(
             images=clean.inputs[rows].to(device).float() / 255, labels=clean.labels[rows].to(device)

@@ -8,6 +8,8 @@ from torch import Tensor
 from assay.records import record
 from assay.stats import clopper_pearson
 
+from .respond import Examined
+
 Answers = Float[Tensor, "images _"]
 
 
@@ -25,26 +27,46 @@ class Preflight:
     """A model whose accuracy lies this far below the best one's answers another question, or under
     another preprocessing."""
 
+    fewest_classes: int = 4
+    """Of fewer, it cannot be told which of two models is the unusual one."""
+
     def unfit(
-        self, said: Answers, labels: Int64[Tensor, " images"], best: float, classes: int
+        self, model: Examined, labels: Int64[Tensor, " images"], best: float, classes: int
     ) -> str:
         """Say why a model cannot be judged, or nothing.
 
         Args:
-            said: its logits on the clean samples.
+            model: and its logits on the clean samples.
             labels: of the samples.
             best: the highest accuracy among the deliveries, in [0, 1].
             classes: that the samples have.
         """
-        if said.shape[1] != classes:
-            return f"expected {classes} logits a sample, one a class, got {said.shape[1]}"
-        if not said.isfinite().all():
-            return "it answers NaN or infinity on clean samples"
-        if (said.std(0) < 1e-6).all():
-            return "it gives the same answer to every sample"
-        if len(labels) < self.fewest_samples:
-            return f"expected at least {self.fewest_samples} clean samples, got {len(labels)}"
-        return self._implausible(int((said.argmax(1) == labels).sum()), labels, best)
+        said = model.said
+        checks = (
+            (
+                classes < self.fewest_classes,
+                f"expected at least {self.fewest_classes} classes, got {classes}",
+            ),
+            (
+                said.shape[1] != classes,
+                f"expected {classes} logits a sample, one a class, got {said.shape[1]}",
+            ),
+            (not said.isfinite().all(), "it answers NaN or infinity on clean samples"),
+            (bool((said.std(0) < 1e-6).all()), "it gives the same answer to every sample"),
+            (
+                len(labels) < self.fewest_samples,
+                f"expected at least {self.fewest_samples} clean samples, got {len(labels)}",
+            ),
+            (
+                not model.has_gradient,
+                "its answers do not follow small changes of an image, so nothing can be searched",
+            ),
+        )
+        failed = [reason for wrong, reason in checks if wrong]
+        if failed:
+            return failed[0]
+        right = int((said.argmax(1) == labels).sum())
+        return self._implausible(right, labels, best)
 
     def _implausible(self, right: int, labels: Int64[Tensor, " images"], best: float) -> str:
         chance = labels.bincount().max().item() / len(labels)

@@ -20,6 +20,7 @@ from .sensitivity import FineTuning
 
 _SHOWN = 8
 _FOR_CKA = 256
+_FEWEST_FOR_CKA = 16
 
 
 @record
@@ -74,9 +75,8 @@ class Recovery:
         )
         rows = held.eligible(one)[0].nonzero().squeeze(1)
         clean = held.images[rows]
-        with torch.inference_mode():
+        with torch.no_grad():
             stamped = torch.cat([family.stamp(found, some[None])[0] for some in clean.split(256)])
-        tuned = self.tuning(suspect.delivery, searched, seed=child(seed, "tune"))
         source, target = int(one.sources), int(one.targets)
         return Recovered(
             family=family.name,
@@ -89,9 +89,19 @@ class Recovery:
             answers_clean=_said(everyone, clean[:_SHOWN]),
             answers_stamped=_said(everyone, stamped[:_SHOWN]),
             asr=tuple(_asr(model.respond, stamped, target) for model in everyone),
-            asr_tuned=_asr(tuned, stamped, target),
+            asr_tuned=self._tuned(suspect, searched, stamped, target, seed),
             cka=_alike(suspect, reference, clean[:_FOR_CKA], stamped[:_FOR_CKA]),
         )
+
+    def _tuned(
+        self, suspect: Examined, searched: Pool, stamped: Tensor, target: int, seed: Seed
+    ) -> float | None:
+        """Measure after fine-tuning; None for a model that cannot be trained or copied."""
+        try:
+            tuned = self.tuning(suspect.delivery, searched, seed=child(seed, "tune"))
+        except (RuntimeError, ValueError, TypeError):
+            return None
+        return _asr(tuned, stamped, target)
 
 
 def _said(models: Sequence[Examined], images: Tensor) -> Int64[Tensor, "models images"]:
@@ -99,20 +109,27 @@ def _said(models: Sequence[Examined], images: Tensor) -> Int64[Tensor, "models i
 
 
 def _asr(respond: Respond, stamped: Tensor, target: int) -> float:
-    return (answers(respond, stamped).argmax(1) == target).double().mean().item()
+    said = answers(respond, stamped)
+    led = (said.argmax(1) == target) & said.isfinite().all(1)
+    return led.double().mean().item()
 
 
 def _alike(
     suspect: Examined, reference: Examined, clean: Tensor, stamped: Tensor
 ) -> dict[str, tuple[float, float]]:
-    """CKA by depth, on clean and on triggered samples."""
+    """CKA by depth, on clean and on triggered samples; nothing where it cannot be measured."""
 
     def compared(images: Tensor) -> dict[str, float]:
         first, second = (
-            activations(model.delivery.model, partial(model.respond, images))
+            activations(model.delivery.model, partial(model.respond, images), samples=len(images))
             for model in (suspect, reference)
         )
-        return {depth: linear_cka(first[depth], second[depth]).item() for depth in first}
+        both = [depth for depth in first if depth in second]
+        return {depth: linear_cka(first[depth], second[depth]).item() for depth in both}
 
+    if len(clean) < _FEWEST_FOR_CKA:
+        return {}
     on_clean, on_stamped = compared(clean), compared(stamped)
-    return {depth: (on_clean[depth], on_stamped[depth]) for depth in on_clean}
+    return {
+        depth: (on_clean[depth], on_stamped[depth]) for depth in on_clean if depth in on_stamped
+    }

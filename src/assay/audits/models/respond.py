@@ -11,6 +11,16 @@ from assay.triggers import Respond
 
 from .found import Delivery
 
+_PROBED = 16  # images on which a gradient is asked for
+FAILURES = (
+    AttributeError,
+    IndexError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @record
 class Examined:
@@ -20,6 +30,8 @@ class Examined:
     respond: Respond
     said: Float[Tensor, "images classes"]
     """Its logits on the clean samples, on the CPU."""
+    has_gradient: bool
+    """Whether its answers follow small changes of an image."""
 
     @property
     def scale(self) -> float:
@@ -37,16 +49,27 @@ def examined(delivery: Delivery, images: Tensor) -> Examined:
     respond = responder(delivery, images.device)
     try:
         said = answers(respond, images)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        has_gradient = _follows(respond, images[:_PROBED])
+    except FAILURES as error:
         raise InputError(
             f"expected a model that takes images of shape {tuple(images.shape[1:])}, but "
             f"{delivery.name!r} fails on them; --size scales them: {error}"
         ) from error
-    if said.ndim != 2:
+    if said.ndim != 2 or len(said) != len(images):
         raise InputError(
-            f"expected logits (samples, classes) of {delivery.name!r}, got {tuple(said.shape)}"
+            f"expected logits ({len(images)}, classes) of {delivery.name!r}, got "
+            f"{tuple(said.shape)}"
         )
-    return Examined(delivery=delivery, respond=respond, said=said)
+    return Examined(delivery=delivery, respond=respond, said=said, has_gradient=has_gradient)
+
+
+def _follows(respond: Respond, images: Tensor) -> bool:
+    probe = images.clone().requires_grad_()
+    said = respond(probe)
+    if not said.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(said.float().square().sum(), probe)
+    return bool(gradient.isfinite().all() and gradient.any())
 
 
 def responder(delivery: Delivery, device: torch.device) -> Respond:

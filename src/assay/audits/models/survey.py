@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from assay.randomness import Seed, child, generator
@@ -45,6 +45,7 @@ class Kind:
         return f"{self.family.name}{', one source class' if self.by_source else ''}"
 
 
+_FEWEST = 8  # images of a class in either half, for the class to be a source
 _SHORT = Search(steps=25, batch=8)
 
 KINDS = (
@@ -115,6 +116,8 @@ class Survey:
     margins: Float[Tensor, "models candidates"]
     """Mean margin of the target on triggered held-out samples, in the model's mean clean margin."""
     asr: Float[Tensor, "models candidates"]
+    typical: Bool[Tensor, " candidates"]
+    """Candidates that show the noise: all, or those drawn at random where some were eliminated."""
 
 
 @record
@@ -125,9 +128,10 @@ class Elimination:
     """Up to so many candidates are all searched to the end."""
     search: Search = Search(steps=6, batch=4)
     kept: int = 12
-    """Of each model: the candidates with the largest margins beyond the other models'."""
-    controls: int = 12
-    """Drawn at random from the others: the noise that the kept ones are compared with."""
+    """Of each model: the candidates with the largest margins beyond the other models', and half as
+    many with the largest margins of all, which a backdoor that the models share would have."""
+    controls: int = 40
+    """Drawn at random from all: they show the noise that the kept ones are compared with."""
 
 
 def survey(
@@ -141,8 +145,11 @@ def survey(
     seed: Seed,
     store: Store,
     done: Callable[[], None],
-) -> Survey:
+) -> Survey | None:
     """Search one kind on all models.
+
+    Returns:
+        What was found; None where there is no candidate.
 
     Args:
         kind: what to search.
@@ -157,16 +164,24 @@ def survey(
     """
     name = "survey-" + "".join(c if c.isalnum() else "-" for c in kind.name)
     everything = candidates(kind, searched, held, classes, seed=child(seed, "candidates"))
-    chosen = everything
+    if not len(everything):
+        return None
+    chosen, typical = everything, torch.ones(len(everything), dtype=torch.bool)
     if len(everything) > elimination.most:
         quick = _measured(
             kind, elimination.search, models, searched, held, everything, seed, store,
             f"{name}-quick", lambda: None,
         )  # fmt: skip
-        chosen = everything.subset(_kept(quick[0], elimination, child(seed, "controls")))
+        rows, typical = _kept(quick[0], elimination, child(seed, "controls"))
+        chosen = everything.subset(rows)
     found = _measured(kind, kind.search, models, searched, held, chosen, seed, store, name, done)
     return Survey(
-        kind=kind, asked=len(everything), candidates=chosen, margins=found[0], asr=found[1]
+        kind=kind,
+        asked=len(everything),
+        candidates=chosen,
+        margins=found[0],
+        asr=found[1],
+        typical=typical,
     )
 
 
@@ -178,7 +193,7 @@ def candidates(
         targets = torch.arange(classes)
         return Candidates(sources=torch.full((classes,), ANY), targets=targets)
     counts = [pool.labels.bincount(minlength=classes).cpu() for pool in (searched, held)]
-    there = (torch.minimum(*counts) > 0).nonzero().squeeze(1)
+    there = (torch.minimum(*counts) >= _FEWEST).nonzero().squeeze(1)
     pairs = torch.cartesian_prod(there, torch.arange(classes))
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     order = torch.randperm(len(pairs), generator=generator(seed, torch.device("cpu")))
@@ -214,11 +229,17 @@ def _measured(  # noqa: PLR0917
     return torch.stack([f["margins"] for f in found]), torch.stack([f["asr"] for f in found])
 
 
-def _kept(quick: Float[Tensor, "models candidates"], rule: Elimination, seed: Seed) -> Tensor:
+def _kept(
+    quick: Float[Tensor, "models candidates"], rule: Elimination, seed: Seed
+) -> tuple[Int64[Tensor, " kept"], Bool[Tensor, " kept"]]:
+    """Choose candidates; tells which of them are controls."""
     beyond = torch.stack([row - reference(quick, index) for index, row in enumerate(quick)])
     best = beyond.topk(min(rule.kept, beyond.shape[1]), dim=1).indices.flatten()
+    alone = quick.topk(min(rule.kept // 2, quick.shape[1]), dim=1).indices.flatten()
     drawn = torch.randperm(beyond.shape[1], generator=generator(seed, torch.device("cpu")))
-    return torch.cat([best, drawn[: rule.controls]]).unique()
+    controls = drawn[: rule.controls]
+    rows = torch.cat([best, alone, controls]).unique()
+    return rows, torch.isin(rows, controls)
 
 
 def reference(

@@ -1,0 +1,94 @@
+"""What `assay models ... --task encoder` reads: encoders, and images without labels."""
+
+import pathlib
+from collections.abc import Mapping
+
+import torch
+
+from assay.audits.models import Delivery
+from assay.audits.models.encoders import features_of
+from assay.errors import InputError
+from assay.records import record
+from assay.reports.text import NAME, plain
+from assay.samples import Rows
+from assay.storage import data as datasets
+from assay.storage.models import LoadedModel
+from assay.storage.runs import Input
+
+from .models_job import (
+    ModelsJob,
+    check_count,
+    inputs_of,
+    loaded_model,
+    place_of,
+    preprocess_of,
+    refuse_copies,
+    unique,
+)
+
+EXPLAINED = (
+    "Encoders have no classes. Each group stands for clean images with similar features, found by "
+    "k-means on the features of all models side by side; accuracy is how often a model alone finds "
+    "the group that all of them agreed on."
+)
+
+
+@record
+class LoadedEncoders:
+    """What a job reads."""
+
+    deliveries: tuple[Delivery, ...]
+    images: Rows
+    inputs: Mapping[str, Input]
+
+
+def load_encoders(job: ModelsJob) -> LoadedEncoders:
+    """Read the trusted images and the encoders, and try each encoder on two of them.
+
+    Raises:
+        UsageError: something is not there, options do not go together, or there is one model.
+        InputError: something cannot be used or is refused.
+    """
+    check_count(job)
+    images = datasets.read_images(job.clean, size=job.size, memory_mb=job.memory_mb // 2)
+    if len(images.shape) != 4:
+        raise InputError(
+            f"expected images in {job.clean}, got rows of {images.shape[1]} numbers: only "
+            "encoders of images are audited"
+        )
+    names = unique([pathlib.PurePath(place_of(source)).name for source in job.models])
+    loaded = [loaded_model(job, source, images, encoder=True) for source in job.models]
+    refuse_copies(names, loaded)
+    return LoadedEncoders(
+        deliveries=tuple(
+            _delivery(job, name, model, images) for name, model in zip(names, loaded, strict=True)
+        ),
+        images=images,
+        inputs=inputs_of(job, names, loaded),
+    )
+
+
+def _delivery(job: ModelsJob, name: str, loaded: LoadedModel, images: Rows) -> Delivery:
+    delivery = Delivery(
+        name=name,
+        model=loaded.model,
+        preprocess=preprocess_of(job, name, loaded, images),
+        digest={"sha256": loaded.digest},
+    )
+    _try(delivery, images)
+    return delivery
+
+
+def _try(delivery: Delivery, images: Rows) -> None:
+    """Check that a model takes the images, and answers with features."""
+    name, some = plain(delivery.name, NAME), images[:2]
+    try:
+        with torch.inference_mode():
+            features_of(delivery.model(delivery.preprocess(some.permute(0, 2, 3, 1))))
+    except InputError as error:
+        raise InputError(f"{error}: {name} has none") from error
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"expected an encoder that takes images of shape {tuple(some.shape[1:])}, but {name} "
+            f"fails on them; --size scales them: {error}"
+        ) from error

@@ -1,0 +1,140 @@
+import dataclasses
+
+import pytest
+import torch
+from scipy.stats import t as student
+
+from assay.audits.models import KINDS, Decision
+from assay.audits.models.survey import Elimination, Survey, _kept, candidates, reference
+from assay.randomness import Seed
+from assay.triggers import ANY, Candidates, Pool
+
+KIND = KINDS[0]
+
+
+def surveyed(margins: torch.Tensor, *, asked: int | None = None) -> Survey:
+    count = margins.shape[1]
+    return Survey(
+        kind=KIND,
+        asked=asked or count,
+        candidates=Candidates(sources=torch.full((count,), ANY), targets=torch.arange(count)),
+        margins=margins,
+        asr=margins.sigmoid(),
+        typical=torch.ones(count, dtype=torch.bool),
+    )
+
+
+def honest(seed: int, *, models: int = 2, count: int = 10) -> torch.Tensor:
+    """Margins that depend on the class, on the model, and on chance as between honest models."""
+    random = torch.Generator().manual_seed(seed)
+    classes = torch.randn(count, generator=random)
+    ease = 3 * torch.randn(models, 1, generator=random)
+    noise = KIND.between / 2**0.5 * torch.randn(models, count, generator=random)
+    return classes + ease + noise
+
+
+def p_value(margins: torch.Tensor, model: int = 0) -> float:
+    found, decision = surveyed(margins), Decision()
+    return decision.corrected(decision.against_others(found, model), found, alone=False)
+
+
+def test_the_weights_of_the_kinds_share_one_budget():
+    assert sum(kind.weight for kind in KINDS) == pytest.approx(1)
+
+
+def test_honest_models_are_rarely_flagged():
+    level = 0.05 * KIND.weight * (1 - Decision().alone_share)
+    alarms = sum(p_value(honest(seed)) <= 0.05 for seed in range(400))
+    assert alarms <= 400 * level + 3 * (400 * level) ** 0.5
+
+
+def test_what_makes_a_class_or_a_model_easy_to_lead_is_taken_out():
+    margins = honest(1)
+    moved = margins + torch.randn(10, generator=torch.Generator().manual_seed(2))
+    moved[0] += 5
+    assert p_value(moved) == pytest.approx(p_value(margins), rel=1e-3)
+
+
+def test_a_candidate_that_one_model_alone_answers_to_stands_out():
+    margins = honest(3, models=3)
+    margins[1, 7] += 5
+    found, decision = surveyed(margins), Decision()
+    standing = decision.against_others(found, 1)
+    assert int(standing.p_values.argmin()) == 7
+    assert p_value(margins, 1) < 0.01
+    assert p_value(margins, 0) > 0.5
+
+
+def test_a_backdoor_that_both_share_shows_within_the_model_only():
+    margins = torch.zeros(2, 10) + 0.1 * torch.randn(
+        2, 10, generator=torch.Generator().manual_seed(0)
+    )
+    margins[:, 4] += 9
+    found, decision = surveyed(margins), Decision()
+    others, alone = decision.against_others(found, 0), decision.alone(found, 0)
+    assert decision.corrected(others, found, alone=False) > 0.5
+    assert decision.corrected(alone, found, alone=True) < 0.05
+    assert int(alone.p_values.argmin()) == 4
+
+
+@pytest.mark.parametrize("models", [2, 5])
+def test_at_the_threshold_the_corrected_p_value_is_alpha_over_the_models(models):
+    found, decision = surveyed(honest(0)), Decision()
+    threshold = decision.threshold(0.05, found, models=models)
+    standing = decision.against_others(found, 0)
+    shift = threshold / standing.excess.max()
+    p_values = torch.from_numpy(student.sf((standing.excess * shift).double(), df=decision.freedom))
+    at = dataclasses.replace(standing, p_values=p_values)
+    assert decision.corrected(at, found, alone=False) == pytest.approx(0.05 / models, rel=1e-3)
+
+
+def test_candidates_that_were_only_searched_shortly_count_too():
+    few, many = surveyed(honest(0)), surveyed(honest(0), asked=1000)
+    decision = Decision()
+    standing = decision.against_others(few, 0)
+    first, second = (decision.corrected(standing, s, alone=False) for s in (few, many))
+    assert second == min(1.0, 100 * first) or second == 1.0
+
+
+def test_the_reference_is_the_median_of_the_others():
+    values = torch.tensor([[9.0], [1.0], [2.0], [5.0]])
+    assert reference(values, 0).item() == 2
+    assert reference(values[:2], 0).item() == 1
+
+
+def test_elimination_keeps_what_stands_out_and_some_controls():
+    margins = torch.zeros(2, 500)
+    margins[0, 123] = 3
+    margins[1, 321] = 3
+    rule = Elimination(kept=4, controls=6)
+    kept, controls = _kept(margins, rule, Seed(0))
+    assert {123, 321} <= set(kept.tolist())
+    assert int(controls.sum()) == 6
+    assert len(kept) <= 2 * (4 + 2) + 6
+
+
+def test_elimination_keeps_what_all_models_share():
+    margins = torch.zeros(2, 500)
+    margins[:, 77] = 3
+    kept, _ = _kept(margins, Elimination(kept=4, controls=6), Seed(0))
+    assert 77 in kept.tolist()
+
+
+def test_the_noise_is_that_of_the_controls():
+    margins = honest(5, count=60)
+    margins[0, :12] += 4  # kept because they stand out
+    found = surveyed(margins, asked=1000)
+    controls = dataclasses.replace(found, typical=torch.arange(60) >= 12)
+    excess = [Decision().against_others(each, 0).excess[:12].mean() for each in (found, controls)]
+    assert excess[1] > 1.2 * excess[0]
+
+
+def test_sources_have_enough_images_in_both_halves():
+    images = torch.zeros(30, 1, 2, 2)
+    searched = Pool(images=images, labels=torch.arange(3).repeat_interleave(10))
+    held = Pool(images=images, labels=torch.tensor([0] * 10 + [1] * 13 + [2] * 7))
+    kind = next(kind for kind in KINDS if kind.by_source)
+    found = candidates(kind, searched, held, 3, seed=Seed(0))
+    assert set(found.sources.tolist()) == {0, 1}
+    assert (found.sources != found.targets).all()
+    assert len(found) == 4
