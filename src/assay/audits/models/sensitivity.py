@@ -21,8 +21,8 @@ class FineTuning:
         The second module of cross-examination.
     Differs from the source:
         The paper reports that a planted trigger loses its grip by at least 20 %. Tuned on clean
-        samples under their own labels, seven poisoned models of CIFAR-10 lost 3 to 59 points and
-        honest ones up to 22 (`benchmarks/models_audit.py`): no threshold parts them, so it is
+        samples under their own labels, 12 poisoned models of CIFAR-10 lost 3 to 59 points of
+        ASR, honest ones up to 36 (`benchmarks/models_audit.py`): no threshold parts them, so it is
         shown, and no verdict rests on it.
     """
 
