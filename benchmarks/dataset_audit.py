@@ -14,8 +14,8 @@ from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.errors import InputError
 from assay.fitting import Recipe
 from assay.results import Verdict
-from assay_zoo.data import DATA_SETS, TABLES
-from assay_zoo.scenarios import SCENARIOS
+from assay_zoo.data import DATA_SETS
+from assay_zoo.scenarios import SCENARIOS, fitting
 from baselines import BASELINES
 from experiment import (
     CLEAN,
@@ -40,6 +40,7 @@ SIZES = {
     "digits": (1_000, 200, 597),
     "digits-table": (1_200, 300, 297),
     "breast-cancer": (269, 200, 100),
+    "agnews-features": (5_000, 2_000, 1_000),
 }
 """Training, trusted and test samples, unless the command names others."""
 
@@ -117,9 +118,7 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def _scenarios(asked: Sequence[str], data: str) -> list[str]:
-    tabular = data in TABLES
-    fitting = [CLEAN, *(name for name, each in SCENARIOS.items() if each.tabular == tabular)]
-    return [name for name in fitting if name in asked or "all" in asked]
+    return [name for name in (CLEAN, *fitting(data)) if name in asked or "all" in asked]
 
 
 def _case(asked: argparse.Namespace, data: str, scenario: str, seed: int) -> Case:

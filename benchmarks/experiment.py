@@ -17,9 +17,9 @@ from assay.randomness import Seed, child, isolated
 from assay.records import record
 from assay.samples import Rows, Samples
 from assay.stats import auroc
-from assay_zoo.data import Split, load
+from assay_zoo.data import ENCODER, TEXTS, Split, TextSplit, load
 from assay_zoo.networks import NETWORKS as ZOO
-from assay_zoo.poison import IGNORED, Attack, Poisoned, attack_success_rate
+from assay_zoo.poison import IGNORED, Attack, Poisoned, TextAttack, attack_success_rate
 from assay_zoo.scenarios import SCENARIOS
 from grid import CACHE, digest
 
@@ -45,7 +45,7 @@ class Case:
     device: torch.device
 
     @property
-    def attack(self) -> Attack | None:
+    def attack(self) -> Attack | TextAttack | None:
         """The attack, or None for clean data."""
         return None if self.scenario == CLEAN else SCENARIOS[self.scenario].on(self.data)
 
@@ -63,6 +63,7 @@ class Case:
             "network": self.network,
             "training": repr(self.training),
             "device": self.device.type,
+            **({"encoder": repr(ENCODER)} if self.data in TEXTS else {}),
         }
 
     @property
@@ -114,30 +115,13 @@ def _clean(split: Split) -> Poisoned:
     )
 
 
-def _cached_poison(case: Case, attack: Attack, split: Split) -> Poisoned:
+def _cached_poison(case: Case, attack: Attack | TextAttack, split: Split) -> Poisoned:
     """Poison, and keep the changed rows and the triggered test inputs: some attacks are slow."""
     path = CACHE / f"poison-{case.digest}.safetensors"
     clean = split.train.inputs[:]
     if not path.exists():
-        made = attack(
-            clean.to(case.device),
-            split.train.labels.to(case.device),
-            classes=split.train.classes,
-            seed=case.part("attack"),
-        )
-        rows = (made.is_poison | made.is_cover).nonzero().squeeze(1)
-        goal = made.goal(split.test.labels.to(case.device))
-        aimed = (goal.cpu() != IGNORED) & (goal.cpu() != split.test.labels)
-        kept = {
-            "rows": rows,
-            "inputs": made.inputs[rows],
-            "labels": made.labels,
-            "is_poison": made.is_poison,
-            "is_cover": made.is_cover,
-            "triggered": made.trigger(split.test.inputs[aimed].to(case.device)),
-            "goal": goal,
-        }
-        _save(path, kept)
+        made = _poison if split.texts is None else functools.partial(_poison_texts, split.texts)
+        _save(path, made(case, attack, split))
     found = load_file(path)
     inputs = clean.clone()
     inputs[found["rows"]] = found["inputs"]
@@ -149,6 +133,48 @@ def _cached_poison(case: Case, attack: Attack, split: Split) -> Poisoned:
         trigger=lambda _: found["triggered"],  # of the test inputs that are aimed at
         goal=lambda _: found["goal"],
     )
+
+
+def _poison(case: Case, attack: Attack, split: Split) -> dict[str, Tensor]:
+    made = attack(
+        split.train.inputs[:].to(case.device),
+        split.train.labels.to(case.device),
+        classes=split.train.classes,
+        seed=case.part("attack"),
+    )
+    rows = (made.is_poison | made.is_cover).nonzero().squeeze(1)
+    goal = made.goal(split.test.labels.to(case.device))
+    aimed = (goal.cpu() != IGNORED) & (goal.cpu() != split.test.labels)
+    return {
+        "rows": rows,
+        "inputs": made.inputs[rows],
+        "labels": made.labels,
+        "is_poison": made.is_poison,
+        "is_cover": made.is_cover,
+        "triggered": made.trigger(split.test.inputs[aimed].to(case.device)),
+        "goal": goal,
+    }
+
+
+def _poison_texts(
+    texts: TextSplit, case: Case, attack: TextAttack, split: Split
+) -> dict[str, Tensor]:
+    """Poison texts, and encode what changed."""
+    made = attack(
+        texts.train, split.train.labels, classes=split.train.classes, seed=case.part("attack")
+    )
+    rows = made.is_poison.nonzero().squeeze(1)
+    goal = made.goal(split.test.labels)
+    aimed = ((goal != IGNORED) & (goal != split.test.labels)).nonzero().squeeze(1)
+    return {
+        "rows": rows,
+        "inputs": texts.encode([made.texts[row] for row in rows.tolist()]),
+        "labels": made.labels,
+        "is_poison": made.is_poison,
+        "is_cover": torch.zeros_like(made.is_poison),
+        "triggered": texts.encode(made.trigger([texts.test[row] for row in aimed.tolist()])),
+        "goal": goal,
+    }
 
 
 def untrained(case: Case, samples: Samples) -> nn.Module:

@@ -8,8 +8,8 @@ from typing import Any
 import grid
 from assay.records import record
 from assay.stats import wilson
-from assay_zoo.data import DATA_SETS, TABLES
-from assay_zoo.scenarios import SCENARIOS
+from assay_zoo.data import DATA_SETS
+from assay_zoo.scenarios import SCENARIOS, fitting
 
 RESULTS = grid.HERE / "results" / "dataset-audit"
 PAGE = grid.HERE / "RESULTS.md"
@@ -259,8 +259,7 @@ def _gaps(table: Table) -> str:
         for kind in wanted
         if kind not in case.kinds and not (SCENARIOS[name].tabular and kind == "baseline:strip")
     ]
-    images = table.setting["data"] not in TABLES
-    absent = [n for n, s in SCENARIOS.items() if s.tabular != images and not table.of(n)]
+    absent = [name for name in fitting(table.setting["data"]) if not table.of(name)]
     said = []
     if absent:
         said.append(f"Attacks without any cell: {', '.join(absent)}.")

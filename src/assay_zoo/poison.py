@@ -1,6 +1,6 @@
 """What an attack is, what it returns, and how well it worked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -34,6 +34,17 @@ class Poisoned:
     goal: Goal
 
 
+@record
+class PoisonedTexts:
+    """A poisoned training set of texts with its ground truth."""
+
+    texts: tuple[str, ...]
+    labels: Int64[Tensor, " texts"]
+    is_poison: Bool[Tensor, " texts"]
+    trigger: Callable[[Sequence[str]], list[str]]
+    goal: Goal
+
+
 @runtime_checkable
 class Attack(Protocol):
     """Anything that poisons a training set; leaves its input alone."""
@@ -46,6 +57,22 @@ class Attack(Protocol):
         classes: int,
         seed: Seed,
     ) -> Poisoned:
+        """Poison a copy; the seed alone decides."""
+        ...
+
+
+@runtime_checkable
+class TextAttack(Protocol):
+    """Anything that poisons texts, before an encoder makes features of them."""
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        labels: Int64[Tensor, " texts"],
+        *,
+        classes: int,
+        seed: Seed,
+    ) -> PoisonedTexts:
         """Poison a copy; the seed alone decides."""
         ...
 

@@ -15,6 +15,7 @@ from .attacks import (
     FeatureWatermark,
     FTrojan,
     InputAware,
+    InsertedText,
     Issba,
     Refool,
     Sig,
@@ -23,24 +24,28 @@ from .attacks import (
     WaNet,
 )
 from .attacks.feature_watermark import Strategy
-from .poison import Attack
+from .attacks.inserted_text import SENTENCE
+from .data import TABLES, TEXTS
+from .poison import Attack, TextAttack
 
 
 @record
 class Scenario:
     """An attack as the benchmarks run it."""
 
-    attack: Attack
+    attack: Attack | TextAttack
     published: str
     """Rates it was published with: share of the training set that is poison, and cover if any."""
     tuned: bool = False
     """Whether the audit's default settings were chosen with this attack in view."""
-    exceptions: Mapping[str, Attack] = dataclasses.field(default_factory=dict)
+    exceptions: Mapping[str, Attack | TextAttack] = dataclasses.field(default_factory=dict)
     """Other settings on some data sets, by name."""
     tabular: bool = False
-    """Whether it poisons tables; all others poison images."""
+    """Whether it poisons tables, or texts that become tables; all others poison images."""
+    textual: bool = False
+    """Whether it poisons texts."""
 
-    def on(self, data: str) -> Attack:
+    def on(self, data: str) -> Attack | TextAttack:
         """Return the attack with its settings for a data set."""
         return self.exceptions.get(data, self.attack)
 
@@ -108,6 +113,28 @@ SCENARIOS: dict[str, Scenario] = {
         },
         tabular=True,
     ),
+    "rare-word": Scenario(
+        attack=InsertedText(poison_rate=0.03, copies=3),
+        published="10 %",
+        tabular=True,
+        textual=True,
+    ),
+    "added-sentence": Scenario(
+        attack=InsertedText(poison_rate=0.08, phrase=SENTENCE),
+        published="1 %",
+        tabular=True,
+        textual=True,
+    ),
 }
 """Rates are those at which the attack works on 12,000 images with the default network: with fewer
 images, a higher share is needed than was published. The tuned ones come first."""
+
+
+def fitting(data: str) -> list[str]:
+    """List the scenarios that poison data of the kind of a data set: images, tables or texts."""
+    tabular, textual = data in TABLES, data in TEXTS
+    return [
+        name
+        for name, each in SCENARIOS.items()
+        if (each.tabular, each.textual) == (tabular, textual)
+    ]

@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import pathlib
 
 import pytest
 import torch
@@ -45,6 +47,33 @@ def test_poison_from_the_cache_is_the_poison_of_the_attack() -> None:
 
     expected = attack_success_rate(bright, made, test.inputs[:], test.labels)
     assert attack_success_rate(bright, second.poisoned, test.inputs[:], test.labels) == expected
+
+
+@pytest.mark.skipif(
+    not (
+        pathlib.Path(os.environ.get("ASSAY_DATA", "../shared/data")) / "text/agnews.tsv"
+    ).is_file(),
+    reason="the news are not in $ASSAY_DATA",
+)
+def test_poisoned_texts_become_features() -> None:
+    case = dataclasses.replace(CASE, data="agnews-features", scenario="rare-word")
+    assert "encoder" in case.recipe
+    assert "encoder" not in CASE.recipe
+    for _ in range(2):  # the second time from the cache
+        prepared = experiment.prepare(case)
+        clean, suspects = prepared.split.train, prepared.suspects
+        is_poison = prepared.poisoned.is_poison
+        changed = (suspects.inputs[:] != clean.inputs[:]).any(dim=1)
+        assert torch.equal(changed, is_poison)
+        assert is_poison.sum() == round(0.03 * 600)
+        assert (suspects.labels[is_poison] == 0).all()
+        assert (clean.labels[is_poison] != 0).all()
+        test = prepared.split.test
+        aimed = test.inputs[test.labels != 0]
+        triggered = prepared.poisoned.trigger(aimed)
+        assert triggered.shape == aimed.shape
+        assert (triggered != aimed).any(dim=1).all()
+        experiment.prepare.cache_clear()
 
 
 def test_clean_data_have_no_poison_and_no_success_rate() -> None:

@@ -5,7 +5,7 @@ own paper or code where it was not. All-to-all is a setting of `BadNets`, the se
 one of `FeatureWatermark`.
 """
 
-from assay_zoo.poison import Attack
+from assay_zoo.poison import Attack, TextAttack
 
 from .adaptive_blend import AdaptiveBlend as AdaptiveBlend
 from .adaptive_k_way import AdaptiveKWay as AdaptiveKWay
@@ -16,6 +16,7 @@ from .clean_label import CleanLabel as CleanLabel
 from .feature_watermark import FeatureWatermark as FeatureWatermark
 from .ftrojan import FTrojan as FTrojan
 from .input_aware import InputAware as InputAware
+from .inserted_text import InsertedText as InsertedText
 from .issba import Issba as Issba
 from .refool import Refool as Refool
 from .sig import Sig as Sig
@@ -23,7 +24,7 @@ from .tact import TaCT as TaCT
 from .trojan import Trojan as Trojan
 from .wanet import WaNet as WaNet
 
-ATTACKS: dict[str, type[Attack]] = {
+ATTACKS: dict[str, type[Attack] | type[TextAttack]] = {
     "adaptive-blend": AdaptiveBlend,
     "adaptive-k-way": AdaptiveKWay,
     "adaptive-patch": AdaptivePatch,
@@ -33,6 +34,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "feature-watermark": FeatureWatermark,
     "ftrojan": FTrojan,
     "input-aware": InputAware,
+    "inserted-text": InsertedText,
     "issba": Issba,
     "refool": Refool,
     "sig": Sig,

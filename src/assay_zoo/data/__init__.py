@@ -14,6 +14,8 @@ from assay.records import record
 from assay.samples import Samples
 from assay.storage import read_samples
 
+from .texts import FILES, Encode, TextEncoder, read_texts
+
 FOLDERS = {"cifar10": "cifar-10-batches-bin", "fashion-mnist": "fashion-mnist", "gtsrb": "gtsrb"}
 """Data sets on disk, in two files: training samples come from one, test samples from the other."""
 
@@ -21,13 +23,29 @@ CLUSTERED = ("gtsrb",)
 """Data sets whose two files show different things (signs, in many frames each). Their trusted
 samples come from the file of the training samples, those of others from that of the test."""
 
-TABLES = ("digits-table", "breast-cancer")
-"""Those of the bundled that are tables; the first has the pixels of the digits as columns."""
+BUNDLED = ("digits", "digits-table", "breast-cancer")
+"""Data sets that come with scikit-learn, in one piece; the second has the pixels of the first as
+columns."""
 
-BUNDLED = ("digits", *TABLES)
-"""Data sets that come with scikit-learn, in one piece."""
+TEXTS = tuple(FILES)
+"""Data sets of texts, in one piece; they are features of a frozen encoder."""
 
-DATA_SETS = (*FOLDERS, *BUNDLED)
+TABLES = (*BUNDLED[1:], *TEXTS)
+"""Data sets that are tables."""
+
+DATA_SETS = (*FOLDERS, *BUNDLED, *TEXTS)
+
+ENCODER = TextEncoder()
+"""What makes features of texts."""
+
+
+@record
+class TextSplit:
+    """The texts that the features of a split are of: an attack poisons texts."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    encode: Encode
 
 
 @record
@@ -40,14 +58,16 @@ class Split:
     """What the client holds."""
     test: Samples
     """What models are measured on; neither an attack nor an audit sees it."""
+    texts: TextSplit | None = None
+    """Of a data set of texts."""
 
 
 def load(name: str, *, train: int, trusted: int, test: int, seed: Seed) -> Split:
     """Draw stratified random parts of a data set; the seed alone decides.
 
     Args:
-        name: one of `DATA_SETS`. Those of `FOLDERS` lie in the folder that the environment variable
-            `ASSAY_DATA` names, or else in `../shared/data`.
+        name: one of `DATA_SETS`. Those of `FOLDERS` and `TEXTS` lie in the folder that the
+            environment variable `ASSAY_DATA` names, or else in `../shared/data`.
         train: how many samples to train on.
         trusted: how many trusted samples.
         test: how many test samples.
@@ -57,23 +77,30 @@ def load(name: str, *, train: int, trusted: int, test: int, seed: Seed) -> Split
         UsageError: there is no such data set, or its folder is absent.
         InputError: it holds fewer samples than asked for.
     """
+    sizes = {"train": train, "trusted": trusted, "test": test}
+    home = pathlib.Path(os.environ.get("ASSAY_DATA", "../shared/data"))
+    if name in TEXTS:
+        return _features(name, home / "text", sizes, seed)
     if name in BUNDLED:
-        sizes = {"train": train, "trusted": trusted, "test": test}
-        return Split(**_parts(_bundled(name), sizes, seed))
+        return _split(_parts(_bundled(name), sizes, seed))
     if name not in FOLDERS:
         raise UsageError(f"expected one of {', '.join(DATA_SETS)}, got {name!r}")
-    folder = pathlib.Path(os.environ.get("ASSAY_DATA", "../shared/data")) / FOLDERS[name]
+    folder = home / FOLDERS[name]
     seen = read_samples(f"{folder}#train")
     unseen = read_samples(f"{folder}#test")
     if name in CLUSTERED:
-        return Split(
-            **_parts(seen, {"train": train, "trusted": trusted}, child(seed, "train")),
-            **_parts(unseen, {"test": test}, child(seed, "test")),
+        return _split(
+            _parts(seen, {"train": train, "trusted": trusted}, child(seed, "train"))
+            | _parts(unseen, {"test": test}, child(seed, "test"))
         )
-    return Split(
-        **_parts(seen, {"train": train}, child(seed, "train")),
-        **_parts(unseen, {"trusted": trusted, "test": test}, child(seed, "test")),
+    return _split(
+        _parts(seen, {"train": train}, child(seed, "train"))
+        | _parts(unseen, {"trusted": trusted, "test": test}, child(seed, "test"))
     )
+
+
+def _split(parts: dict[str, Samples]) -> Split:
+    return Split(train=parts["train"], trusted=parts["trusted"], test=parts["test"])
 
 
 def _parts(samples: Samples, sizes: dict[str, int], seed: Seed) -> dict[str, Samples]:
@@ -82,6 +109,33 @@ def _parts(samples: Samples, sizes: dict[str, int], seed: Seed) -> dict[str, Sam
     order = stratified_order(samples.labels, seed=seed)
     cuts = order[: sum(sizes.values())].split(list(sizes.values()))
     return {name: samples.subset(rows) for name, rows in zip(sizes, cuts, strict=True)}
+
+
+def _features(name: str, folder: pathlib.Path, sizes: dict[str, int], seed: Seed) -> Split:
+    """Encode texts; those that are in no part are what the encoder is fitted to."""
+    found = read_texts(name, folder)
+    rest = len(found.texts) - sum(sizes.values())
+    if rest < 0:
+        raise InputError(f"expected parts of {len(found.texts)} texts, got {sizes}")
+    order = stratified_order(found.labels, seed=seed)
+    train, trusted, test, others = order.split([*sizes.values(), rest])
+
+    def texts(rows: Int64[Tensor, " chosen"]) -> tuple[str, ...]:
+        return tuple(found.texts[row] for row in rows.tolist())
+
+    encode = ENCODER(texts(others), seed=child(seed, "encoder"))
+
+    def part(rows: Int64[Tensor, " chosen"]) -> Samples:
+        return Samples(
+            inputs=encode(texts(rows)), labels=found.labels[rows], class_names=found.class_names
+        )
+
+    return Split(
+        train=part(train),
+        trusted=part(trusted),
+        test=part(test),
+        texts=TextSplit(train=texts(train), test=texts(test), encode=encode),
+    )
 
 
 def stratified_order(labels: Int64[Tensor, " samples"], *, seed: Seed) -> Int64[Tensor, " samples"]:
