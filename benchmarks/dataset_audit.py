@@ -29,6 +29,7 @@ from experiment import (
     train_ordinary,
     undefended,
     untrained,
+    usual,
 )
 
 RESULTS = grid.HERE / "results" / "dataset-audit"
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--train", type=int, help="training samples")
     add("--trusted", type=int, help="trusted samples")
     add("--test", type=int, help="test samples")
-    add("--epochs", type=int, default=Recipe().epochs, help="of every training")
+    add("--epochs", type=int, help="of every training")
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
     add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
@@ -131,7 +132,7 @@ def _case(asked: argparse.Namespace, data: str, scenario: str, seed: int) -> Cas
         scenario=scenario,
         seed=seed,
         network=asked.network,
-        training=Recipe(epochs=asked.epochs),
+        training=Recipe(epochs=asked.epochs) if asked.epochs else usual(data),
         device=asked.device,
     )
 

@@ -19,17 +19,16 @@ from torch import Tensor
 
 import grid
 from assay.audits.models import Delivery, ModelResult, ModelsSettings, audit_models
-from assay.fitting import Recipe
 from assay.randomness import Seed
 from assay.results import Verdict
 from assay.stats import auroc, wilson
 from assay_zoo.scenarios import SCENARIOS
 from dataset_audit import SIZES, shard
-from experiment import CLEAN, Case, accuracy_and_asr, prepare, undefended
+from experiment import CLEAN, Case, accuracy_and_asr, prepare, undefended, usual
 
 RESULTS = grid.HERE / "results" / "models-audit"
 TABLE = grid.HERE / "MODELS.md"
-VERSION = 1
+VERSION = 2
 """To be raised when the code of the audit changes what it measures."""
 
 TUNED = {
@@ -93,7 +92,7 @@ def _case(asked: argparse.Namespace, data: str, named: Named) -> Case:
         scenario=named[0],
         seed=named[1],
         network="default",
-        training=Recipe(),
+        training=usual(data),
         device=asked.device,
     )
 

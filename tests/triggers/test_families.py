@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from assay.randomness import Seed, generator
-from assay.triggers import FAMILIES, Additive, Family, Patch, Patches, Signals, Warp, Warps
+from assay.triggers import (
+    FAMILIES,
+    Additive,
+    Canvases,
+    Family,
+    Patch,
+    Patches,
+    Signals,
+    Warp,
+    Warps,
+)
 
 CPU = torch.device("cpu")
 SHAPE = torch.Size((3, 12, 16))
@@ -13,6 +23,7 @@ MADE = (
     Patches(area=0.04),
     Warps(strength=0.1),
     Signals(strength=0.05, knots=4),
+    Canvases(count=1),
 )
 every_family = pytest.mark.parametrize("family", MADE, ids=repr)
 
@@ -112,4 +123,4 @@ def test_triggers_are_those_of_the_attacks():
     kinds = [
         type(f.trigger(f.start(1, SHAPE, seed=Seed(0), device=CPU), 0, SHAPE[1:])) for f in MADE
     ]
-    assert kinds == [Additive, Patch, Warp, Additive]
+    assert kinds == [Additive, Patch, Warp, Additive, Patch]

@@ -6,6 +6,8 @@ from assay.randomness import Seed
 from assay.triggers import (
     ANY,
     Candidates,
+    Canvases,
+    Objective,
     Patches,
     Pool,
     Search,
@@ -13,6 +15,7 @@ from assay.triggers import (
     margin_of,
     margins,
 )
+from assay.triggers.search import disturbed
 
 SIDE = 8
 
@@ -36,8 +39,15 @@ def all_targets() -> Candidates:
     return Candidates(sources=torch.full((4,), ANY), targets=torch.arange(4))
 
 
-def found(search: Search | None = None, *, seed: int = 0, **options):
-    family, search = Signals(strength=0.1), search or Search()
+QUIET = Search(noise=0.0)
+
+
+def measured(family, parameters, *, noise: float = 0.0):
+    return margins(corner, pool(), all_targets(), family, parameters, noise=noise, seed=Seed(0))
+
+
+def found(search: Search = QUIET, *, seed: int = 0, **options):
+    family = Signals(strength=0.1)
     parameters = search(corner, pool(), all_targets(), family, seed=Seed(seed), **options)
     return family, parameters
 
@@ -45,8 +55,8 @@ def found(search: Search | None = None, *, seed: int = 0, **options):
 def test_finds_what_leads_to_each_class():
     family, parameters = found()
     before = family.start(4, torch.Size((3, SIDE, SIDE)), seed=Seed(0), device=torch.device("cpu"))
-    start, _ = margins(corner, pool(), all_targets(), family, before)
-    margin, asr = margins(corner, pool(), all_targets(), family, parameters)
+    start, _ = measured(family, before)
+    margin, asr = measured(family, parameters)
     assert (margin > start).all()
     assert asr[3] > 0.99
     signal = parameters["signal"].mean(1)
@@ -57,15 +67,15 @@ def test_finds_what_leads_to_each_class():
 
 def test_a_patch_covers_the_place_that_counts():
     family = Patches(area=0.1)
-    parameters = Search()(corner, pool(), all_targets(), family, seed=Seed(0))
+    parameters = QUIET(corner, pool(), all_targets(), family, seed=Seed(0))
     mask = parameters["mask"][3]
     assert mask[4:, 4:].sum() > 0.9 * mask.sum()
 
 
 def test_candidates_in_turns_come_to_the_same():
     family, together = found()
-    _, in_turns = found(Search(most_images=24))
-    margin = [margins(corner, pool(), all_targets(), family, p)[0] for p in (together, in_turns)]
+    _, in_turns = found(Search(most_images=24, noise=0.0))
+    margin = [measured(family, p)[0] for p in (together, in_turns)]
     assert torch.allclose(*margin, atol=0.1)
 
 
@@ -104,9 +114,51 @@ def test_a_reference_keeps_its_answers():
 def test_a_source_without_images_is_refused():
     candidates = Candidates(sources=torch.tensor([7]), targets=torch.tensor([0]))
     with pytest.raises(InputError, match="source"):
-        Search()(corner, pool(), candidates, Signals(strength=0.1), seed=Seed(0))
+        QUIET(corner, pool(), candidates, Signals(strength=0.1), seed=Seed(0))
+
+
+def test_noise_is_the_same_for_all_candidates():
+    images = torch.full((3, 5, 3, SIDE, SIDE), 0.5)
+    random = torch.Generator().manual_seed(0)
+    noisy = disturbed(images, 0.1, random)
+    assert torch.equal(noisy[0], noisy[2])
+    assert not torch.equal(noisy[0, 0], noisy[0, 1])
+    assert noisy.std().item() == pytest.approx(0.1, rel=0.05)
+    assert disturbed(images, 0.0, random) is images
+
+
+def test_under_noise_a_brittle_trigger_is_not_found():
+    """Class 0 is led to by the finest checkerboard, unless the image is noisy."""
+    board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(SIDE // 2, SIDE // 2)
+
+    def brittle(images):
+        rough = (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3))
+        checkered = (images * board).mean((1, 2, 3)) * (rough < 0.02)
+        return 40 * torch.stack([checkered - 0.01, torch.zeros(len(images))], 1)
+
+    even = torch.full((40, 3, SIDE, SIDE), 0.5)
+    clean = Pool(images=even, labels=torch.ones(40, dtype=torch.int64))
+    target = Candidates(sources=torch.tensor([ANY]), targets=torch.tensor([0]))
+    family, asr = Signals(strength=0.05), []
+    for noise in (0.0, 0.15):
+        trigger = Search(noise=noise)(brittle, clean, target, family, seed=Seed(0))
+        measured = margins(brittle, clean, target, family, trigger, noise=noise, seed=Seed(0))
+        asr.append(measured[1].item())
+    assert asr[0] > 0.9
+    assert asr[1] < 0.1
+
+
+def test_whole_images_grow_beyond_what_the_pool_shows():
+    search = Search(steps=50, batch=4, noise=0.0, objective=Objective.MARGIN)
+    family = Canvases()
+    triggers = search(corner, pool(), all_targets(), family, seed=Seed(0))
+    margin, asr = measured(family, triggers)
+    own = torch.stack([margin_of(corner(pool().images), t).amax() for t in range(4)])
+    assert (margin > own).all()
+    assert asr.tolist() == [1.0] * 4
 
 
 def test_margins_are_over_the_best_other_class():
     said = torch.tensor([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]])
     assert margin_of(said, 0).tolist() == [-4.0, 3.0]
+    assert margin_of(said, torch.tensor([1, 0])).tolist() == [3.0, 3.0]

@@ -2,6 +2,7 @@
 
 from .additive import Additive as Additive
 from .blend import Blend as Blend
+from .families import Canvases as Canvases
 from .families import Family as Family
 from .families import Parameters as Parameters
 from .families import Patches as Patches
@@ -13,6 +14,7 @@ from .patch import Patch as Patch
 from .reflection import Reflection as Reflection
 from .search import ANY as ANY
 from .search import Candidates as Candidates
+from .search import Objective as Objective
 from .search import Pool as Pool
 from .search import Respond as Respond
 from .search import Search as Search
@@ -28,4 +30,4 @@ TRIGGERS = {
     "reflection": Reflection,
     "warp": Warp,
 }
-FAMILIES = {"additive": Signals, "patch": Patches, "warp": Warps}
+FAMILIES = {"additive": Signals, "canvas": Canvases, "patch": Patches, "warp": Warps}

@@ -224,6 +224,55 @@ class Warps:
         return Warp(flow=_flow(parameters["knots"][candidate : candidate + 1], size).cpu())
 
 
+@record
+class Canvases:
+    """Whole images, not put on others: what a model takes for the target more than anything else.
+
+    Source:
+        Wang et al., "MM-BD: post-training detection of backdoor attacks with arbitrary backdoor
+        pattern types using a maximum margin statistic", S&P 2024.
+    """
+
+    count: int = 4
+    """Images a candidate, shown in turn; a search of them takes batches of as many."""
+
+    @property
+    def name(self) -> str:
+        """As reports call it."""
+        return "whole image"
+
+    def start(
+        self, candidates: int, shape: torch.Size, *, seed: Seed, device: torch.device
+    ) -> Parameters:
+        """Start from noise; all candidates from the same."""
+        random = generator(seed, device)
+        images = torch.rand(self.count, *shape, generator=random, device=device)
+        return {"images": images.expand(candidates, *images.shape).clone()}
+
+    def stamp(self, parameters: Parameters, images: Images) -> Images:
+        """Show them in the place of the images."""
+        turns = torch.arange(images.shape[1], device=images.device) % self.count
+        return parameters["images"][:, turns]
+
+    def project(self, parameters: Parameters) -> Parameters:
+        """Clip."""
+        return {"images": parameters["images"].clamp(0, 1)}
+
+    def stride(self, name: str, rows: int) -> float:  # noqa: ARG002
+        """A tenth of the range of values."""
+        return 0.1 * math.sqrt(rows)
+
+    def trigger(
+        self,
+        parameters: Parameters,
+        candidate: int,
+        size: torch.Size,
+    ) -> Trigger:
+        """Read off a candidate's first image, as a patch that covers everything."""
+        image = parameters["images"][candidate, 0].cpu()
+        return Patch(pattern=image, mask=torch.ones(tuple(size)))
+
+
 def shortened(values: Tensor, most: float) -> Tensor:
     """Scale each row down to a root mean square of at most `most`."""
     size = values.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)

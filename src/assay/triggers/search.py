@@ -1,5 +1,6 @@
 """Trigger inversion: what must be put on any image for a model to answer a given class?"""
 
+import enum
 from collections.abc import Callable, Mapping
 
 import torch
@@ -52,13 +53,25 @@ class Pool:
         return fits.float()
 
 
+class Objective(enum.StrEnum):
+    """What a search makes large, in the mean over images."""
+
+    LIKELIHOOD = "likelihood"
+    """The log-probability of the target: it attends to the images that are not yet led there."""
+    MARGIN = "margin"
+    """The target's logit over the highest other one: it has no ceiling."""
+
+
 @record
 class Search:
-    """Minimise the cross-entropy towards the target by normalised gradient steps.
+    """Lead images to the target by normalised gradient steps.
 
     Each step moves every candidate by a set length against the mean direction of its gradients
     (momentum 0.9), so that none needs a learning rate of its own, and shrinks to nothing at the
     end. Candidates do not touch each other: all of them run through the model in one batch.
+
+    Noise is added to every triggered image. A trigger that was planted with some strength survives
+    it; most of what leads an honest model astray does not, so that honest models differ less.
 
     Source:
         Normalised steps: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
@@ -72,6 +85,10 @@ class Search:
     most_images: int = 768
     """Through the model at once; more candidates are searched in turns."""
     momentum: float = 0.9
+    noise: float = 0.1
+    """Standard deviation of the normal noise under which triggers are searched, and measured, in
+    values of an image in [0, 1]."""
+    objective: Objective = Objective.LIKELIHOOD
 
     def __call__(
         self,
@@ -126,13 +143,24 @@ class Search:
         for step in range(self.steps):
             rows = torch.multinomial(eligible, self.batch, replacement=True, generator=random)
             point = {name: value.detach().requires_grad_() for name, value in point.items()}
-            loss = _loss(respond, family.stamp(point, pool.images[rows]), targets)
+            stamped = disturbed(family.stamp(point, pool.images[rows]), self.noise, random)
+            loss = self._loss(respond, stamped, targets)
             if reference is not None:
                 loss = loss + preserve * _kept(reference, family, point, pool.images[rows])
             left = 1 - step / self.steps
             gradients = _gradients(loss, point)
             point = family.project(self._moved(family, point, gradients, moving, left))
         return {name: value.detach() for name, value in point.items()}
+
+    def _loss(
+        self, respond: Respond, stamped: Tensor, targets: Int64[Tensor, " candidates"]
+    ) -> Float[Tensor, ""]:
+        batch = stamped.shape[1]
+        said = respond(stamped.flatten(0, 1)).float()
+        wanted = targets[:, None].expand(-1, batch).flatten()
+        if self.objective is Objective.LIKELIHOOD:
+            return nn.functional.cross_entropy(said, wanted, reduction="sum") / batch
+        return -margin_of(said, wanted).sum() / batch
 
     def _moved(
         self,
@@ -152,6 +180,18 @@ class Search:
         return moved
 
 
+def disturbed(
+    images: Float[Tensor, "candidates batch channels height width"],
+    noise: float,
+    random: torch.Generator,
+) -> Float[Tensor, "candidates batch channels height width"]:
+    """Add normal noise, the same to all candidates, so that they differ in nothing else."""
+    if not noise:
+        return images
+    added = torch.randn(images.shape[1:], generator=random, device=images.device)
+    return (images + noise * added).clamp(0, 1)
+
+
 def margins(
     respond: Respond,
     pool: Pool,
@@ -159,43 +199,42 @@ def margins(
     family: Family,
     parameters: Parameters,
     *,
+    noise: float,
+    seed: Seed,
     most: int = 256,
 ) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
-    """Measure candidates on at most so many images each.
+    """Measure candidates under noise, on at most so many images each.
 
     Returns:
         The mean margin of the target's logit over the highest other one, and the share of images
         on which it is positive, the attack success rate.
     """
     found = []
+    random = generator(child(seed, "noise"), pool.images.device)
     with torch.no_grad():
         for row, (target, fits) in enumerate(
             zip(candidates.targets.tolist(), pool.eligible(candidates), strict=True)
         ):
             images = pool.images[fits.nonzero().squeeze(1)[:most]]
             own = {name: value[row : row + 1] for name, value in parameters.items()}
-            margin = margin_of(respond(family.stamp(own, images[None])[0]), target)
+            stamped = disturbed(family.stamp(own, images[None]), noise, random)
+            margin = margin_of(respond(stamped[0]), target)
             found.append((margin.mean(), (margin > 0).float().mean()))
     return torch.stack([f[0] for f in found]).cpu(), torch.stack([f[1] for f in found]).cpu()
 
 
-def margin_of(said: Float[Tensor, "batch classes"], target: int) -> Float[Tensor, " batch"]:
-    """How far the target's logit lies above the highest other one."""
-    others = said.float().clone()
-    others[:, target] = -torch.inf
-    return said[:, target].float() - others.amax(1)
+def margin_of(
+    said: Float[Tensor, "batch classes"], target: int | Int64[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """How far the target's logit lies above the highest other one; one target, or one a row."""
+    wanted = torch.as_tensor(target, device=said.device).expand(len(said))[:, None]
+    said = said.float()
+    return said.gather(1, wanted)[:, 0] - said.scatter(1, wanted, -torch.inf).amax(1)
 
 
 def _turns(candidates: Candidates, at_once: int) -> list[tuple[int, Candidates]]:
     rows = torch.arange(len(candidates)).split(at_once)
     return [(int(some[0]), candidates.subset(some)) for some in rows]
-
-
-def _loss(respond: Respond, stamped: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-    batch = stamped.shape[1]
-    said = respond(stamped.flatten(0, 1)).float()
-    wanted = targets[:, None].expand(-1, batch).flatten()
-    return nn.functional.cross_entropy(said, wanted, reduction="sum") / batch
 
 
 def _kept(reference: Respond, family: Family, point: Parameters, images: Tensor) -> Tensor:

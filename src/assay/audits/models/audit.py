@@ -223,10 +223,11 @@ def _judge(  # noqa: PLR0917
 ) -> _Judged:
     questions: list[Question] = []
     smallest: dict[bool, tuple[float, tuple[int, int]]] = {}
+    width = decision.width(surveys, model)
     for number, found in enumerate(surveys):
         standings = {
-            False: decision.against_others(found, model),
-            True: decision.alone(found, model),
+            False: decision.against_others(found, model, width),
+            True: decision.alone(found, model, width),
         }
         for alone, standing in standings.items():
             p_value = decision.corrected(standing, found, alone=alone)
@@ -277,8 +278,12 @@ def _recover(  # noqa: PLR0917
     settings: ModelsSettings,
     seed: Seed,
 ) -> Recovered:
-    """Search the top candidate again, against the model that answers to it least."""
-    number, row = judged.top
+    """Search the top candidate again, against the model that answers to it least.
+
+    Where its kind is not put on images, the most suspicious candidate with the same target is
+    searched that is.
+    """
+    number, row = _shown(judged.top, surveys, fit.index(suspect), settings.decision)
     found = surveys[number]
     others = [place for place, model in enumerate(fit) if model is not suspect]
     least = min(others, key=lambda place: found.margins[place, row].item())
@@ -292,6 +297,21 @@ def _recover(  # noqa: PLR0917
         one=found.candidates.subset(torch.tensor([row])),
         seed=child(seed, "recover", suspect.delivery.name),
     )
+
+
+def _shown(
+    top: tuple[int, int], surveys: Sequence[Survey], model: int, decision: Decision
+) -> tuple[int, int]:
+    if surveys[top[0]].kind.shown:
+        return top
+    target, width = surveys[top[0]].candidates.targets[top[1]], decision.width(surveys, model)
+    choices = [
+        (decision.against_others(found, model, width).excess[row].item(), (number, row))
+        for number, found in enumerate(surveys)
+        if found.kind.shown
+        for row in (found.candidates.targets == target).nonzero().squeeze(1).tolist()
+    ]
+    return max(choices)[1] if choices else top
 
 
 def _result(

@@ -1,5 +1,7 @@
 """From margins to p-values: which candidate stands out beyond what honest models do?"""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Float64
 from scipy.stats import t as student
@@ -19,13 +21,29 @@ class Standing:
 
 
 @record
+class Width:
+    """How far candidates spread in a task, beside the usual spread of their kinds.
+
+    It is one number for all kinds: tasks and networks differ in how far honest models lie apart
+    (those of Fashion-MNIST half as far as those of CIFAR-10), and do so in all kinds alike.
+    """
+
+    between: float
+    within: float
+
+
+USUAL = Width(between=1.0, within=1.0)
+
+
+@record
 class Decision:
     """Compares each candidate with the same candidate on other models, and with its own kind.
 
     With s the margins of a model and r those of its reference, d = s - r less its median over the
     candidates, which takes out that one model is more easily led than the other. The noise of d is
     estimated from its median absolute deviation, together with the spread that is usual between
-    honest models (`Kind.between`), and d over the noise is compared with Student's t.
+    honest models (`Kind.between`, times the `Width` of all kinds in this task), and d over the
+    noise is compared with Student's t.
 
     Source:
         Median absolute deviation over classes: Wang et al., "Neural Cleanse", S&P 2019. The
@@ -40,14 +58,24 @@ class Decision:
     freedom: float = 10.0
     """Degrees of freedom of Student's t."""
 
-    def against_others(self, found: Survey, model: int) -> Standing:
-        """Compare with the median of the other models."""
-        own = found.margins[model]
-        return self._standing(found, own - reference(found.margins, model), found.kind.between)
+    narrowest: float = 0.25
+    """The least `Width` that is believed."""
 
-    def alone(self, found: Survey, model: int) -> Standing:
+    def width(self, surveys: Sequence[Survey], model: int) -> Width:
+        """Learn from all kinds how far honest candidates spread in this task."""
+        return Width(
+            between=self._wide(surveys, [_beyond(s, model) for s in surveys], "between"),
+            within=self._wide(surveys, [s.margins[model] for s in surveys], "within"),
+        )
+
+    def against_others(self, found: Survey, model: int, width: Width = USUAL) -> Standing:
+        """Compare with the median of the other models."""
+        usual = width.between * found.kind.between
+        return self._standing(found, _beyond(found, model), usual)
+
+    def alone(self, found: Survey, model: int, width: Width = USUAL) -> Standing:
         """Compare with the other candidates of the same model."""
-        return self._standing(found, found.margins[model], found.kind.within)
+        return self._standing(found, found.margins[model], width.within * found.kind.within)
 
     alone_share: float = 0.1
     """Of a model's error budget, for the evidence that needs no other model: it is weak, because
@@ -76,14 +104,30 @@ class Decision:
         evidence = self.alone_share if alone else 1 - self.alone_share
         return evidence * found.kind.weight / found.asked
 
+    def _wide(self, surveys: Sequence[Survey], values: Sequence[Tensor], usual: str) -> float:
+        """Take the median kind's deviation beside its usual one: one odd kind hardly counts."""
+        ratios = [
+            _deviation(found, apart) / getattr(found.kind, usual)
+            for found, apart in zip(surveys, values, strict=True)
+        ]
+        return max(self.narrowest, torch.stack(ratios).quantile(0.5).item())
+
     def _standing(
         self, found: Survey, values: Float[Tensor, " candidates"], usual: float
     ) -> Standing:
-        typical = values[found.typical]
-        apart = values - typical.quantile(0.5)
-        deviation = 1.4826 * apart[found.typical].abs().quantile(0.5)
-        count = len(typical)
+        apart = values - values[found.typical].quantile(0.5)
+        deviation, count = _deviation(found, values), int(found.typical.sum())
         noise = ((self.prior * usual**2 + count * deviation**2) / (self.prior + count)).sqrt()
         excess = apart / noise
         p_values = torch.from_numpy(student.sf(excess.double().numpy(), df=self.freedom))
         return Standing(excess=excess, p_values=p_values)
+
+
+def _beyond(found: Survey, model: int) -> Float[Tensor, " candidates"]:
+    return found.margins[model] - reference(found.margins, model)
+
+
+def _deviation(found: Survey, values: Float[Tensor, " candidates"]) -> Float[Tensor, ""]:
+    """Median absolute deviation of the typical candidates, scaled to a standard deviation."""
+    typical = values[found.typical]
+    return 1.4826 * (typical - typical.quantile(0.5)).abs().quantile(0.5)

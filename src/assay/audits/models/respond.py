@@ -73,6 +73,15 @@ def _follows(respond: Respond, images: Tensor) -> bool:
 
 
 def responder(delivery: Delivery, device: torch.device) -> Respond:
-    """Put the model on the device, frozen, behind its preprocessing; differentiable by images."""
+    """Put the model on the device, frozen, behind its preprocessing; differentiable by images.
+
+    Images are rounded to 8 bits first, gradients pass as if they were not: a model cannot tell a
+    search by values that no picture has.
+    """
     model = delivery.model.to(device).eval().requires_grad_(requires_grad=False)
-    return behind(model, delivery.preprocess, device)
+    respond = behind(model, delivery.preprocess, device)
+
+    def rounded(images: Float[Tensor, "batch channels height width"]) -> Tensor:
+        return respond(images + ((images * 255).round() / 255 - images).detach())
+
+    return rounded
