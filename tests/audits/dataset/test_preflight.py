@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from assay.audits.dataset import audit_dataset
-from assay.audits.dataset.audit import _matched
+from assay.audits.dataset.audit import _alike, _matched
+from assay.audits.dataset.confusion import Confused
 from assay.audits.dataset.preflight import Preflight, nearest
 from assay.randomness import Seed
 from assay.results import Verdict
@@ -98,3 +99,24 @@ def test_the_model_must_know_more_than_half_of_what_neighbours_tell(
     if not learnt:
         assert f"{right} of 100" in doubts[0]
         assert "50%" in doubts[0]
+
+
+@pytest.mark.parametrize("stand_out", [True, False])
+def test_much_poison_makes_no_other_kind_where_it_stands_out(
+    digits: Digits, *, stand_out: bool
+) -> None:
+    samples, trusted = digits
+    moved = len(samples) * 3 // 5
+    inputs = samples.inputs[:].clone()
+    inputs[:moved] = 255 - inputs[:moved]
+    suspects = Samples(inputs=inputs, labels=samples.labels, class_names=samples.class_names)
+    halves = torch.arange(len(trusted))
+    held, calibration = trusted.subset(halves[::2]), trusted.subset(halves[1::2])
+    odds = torch.zeros(len(samples) + len(calibration))
+    odds[:moved] = 9.0 * stand_out
+    said = Confused(own=odds, other=odds, predicted=odds.long(), features=odds[:, None])
+    near, _ = nearest(calibration.inputs[:], held.inputs[:])
+    found = _alike(
+        near, held, suspects, calibration, said=said, preflight=Preflight(), seed=Seed(0)
+    )
+    assert (found == ()) == stand_out

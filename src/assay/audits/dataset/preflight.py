@@ -19,15 +19,18 @@ _NEAR = 0.1  # the share of the suspects that lie nearest to the confusing sampl
 class Preflight:
     """Looks for reasons why an audit that found nothing may have been unable to find anything.
 
-    Of 1,000 calibration samples of CIFAR-10, none keeps its label under confusion; of 150 of digits
-    as tables it is up to 2.7 %, which made 2 of 10 clean sets inconclusive.
+    Of 1,000 calibration samples of CIFAR-10, none keeps its label under confusion; of Fashion-MNIST
+    it is 1.9 % (all of them sandals), of digits as tables up to 2.7 %, of news texts up to 4.6 %,
+    and poison stands out from them all the same.
     """
 
     most_unconfused: float = 0.2
     """Largest share of the calibration samples that keep their label, with a probability above
     3/4, under confusion."""
-    most_standing_out: float = 0.01
-    """Likewise, before the trusted set is doubted: samples with a trigger keep their label."""
+    most_standing_out: float = 0.05
+    """Likewise, before the trusted set is doubted. (It was 1 % first, which made clean sets of
+    Fashion-MNIST and of news inconclusive and found no trusted set that was poisoned: a trigger
+    that is among the confusing samples too is unlearnt with them.)"""
 
     most_near: float = 0.12
     """Largest share of the calibration that surely (lower end of a Wilson interval) lies nearer to
