@@ -55,7 +55,7 @@ SCENARIOS: dict[str, Scenario] = {
         attack=BadNets(poison_rate=0.01),
         published="0.3 %",
         tuned=True,
-        exceptions={"digits": BadNets(poison_rate=0.05)},
+        exceptions={"digits": BadNets(poison_rate=0.05), "gtsrb": BadNets(poison_rate=0.02)},
     ),
     "blend": Scenario(
         attack=Blended(poison_rate=0.015),
@@ -71,6 +71,7 @@ SCENARIOS: dict[str, Scenario] = {
         attack=WaNet(poison_rate=0.1, cover_rate=0.1, strength=0.75),
         published="5 % / 10 %",
         tuned=True,
+        exceptions={"gtsrb": WaNet(poison_rate=0.2, cover_rate=0.05, strength=2.0)},
     ),
     "badnets-all-to-all": Scenario(
         attack=BadNets(all_to_all=True, poison_rate=0.3), published="10 %", tuned=True

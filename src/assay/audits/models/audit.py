@@ -46,8 +46,7 @@ NOT_EXAMINED = (
     "Backdoors that all deliveries share, as far as they do not stand out within a model: the same "
     "poisoned public data at every provider gives the same backdoor.",
     "Triggers that none of the searched kinds comes near to, or that need a larger change.",
-    "Models that notice the search, such as by images that are not of whole 8-bit values, and then "
-    "behave differently.",
+    "Models that notice the search, such as by the noise in its images, and behave differently.",
     "Harm other than backdoors with a target class.",
 )
 

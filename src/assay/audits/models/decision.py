@@ -39,8 +39,9 @@ USUAL = Width(between=1.0, within=1.0)
 class Decision:
     """Compares each candidate with the same candidate on other models, and with its own kind.
 
-    With s the margins of a model and r those of its reference, d = s - r less its median over the
-    candidates, which takes out that one model is more easily led than the other. The noise of d is
+    With s the margins of a model and r those of its reference, d = s - b r less its median over the
+    candidates, which takes out that one model is more easily led than the other; the slope b is the
+    median of those between all pairs of candidates (Theil, Sen). The noise of d is
     estimated from its median absolute deviation, together with the spread that is usual between
     honest models (`Kind.between`, times the `Width` of all kinds in this task), and d over the
     noise is compared with Student's t.
@@ -124,7 +125,20 @@ class Decision:
 
 
 def _beyond(found: Survey, model: int) -> Float[Tensor, " candidates"]:
-    return found.margins[model] - reference(found.margins, model)
+    """Take out what the reference explains."""
+    own, others = found.margins[model], reference(found.margins, model)
+    return own - _slope(own[found.typical], others[found.typical]) * others
+
+
+def _slope(own: Float[Tensor, " typical"], others: Float[Tensor, " typical"]) -> Float[Tensor, ""]:
+    """Median slope between pairs, from 0 to 1: honest models share what makes a class easy."""
+    first, second = torch.combinations(torch.arange(len(own))).T
+    across = others[first] - others[second]
+    apart = across != 0
+    if not apart.any():
+        return torch.tensor(1.0)
+    slopes = (own[first] - own[second])[apart] / across[apart]
+    return slopes.quantile(0.5).clamp(0, 1)
 
 
 def _deviation(found: Survey, values: Float[Tensor, " candidates"]) -> Float[Tensor, ""]:
