@@ -294,6 +294,7 @@ def _recover(  # noqa: PLR0917
         held=held,
         family=found.kind.family,
         one=found.candidates.subset(torch.tensor([row])),
+        noise=found.kind.search.noise,
         seed=child(seed, "recover", suspect.delivery.name),
     )
 

@@ -1,5 +1,6 @@
 """The most suspicious trigger of a model: searched again, measured on all, and probed."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
@@ -50,6 +51,7 @@ class Recovery:
         held: Pool,
         family: Family,
         one: Candidates,
+        noise: float,
         seed: Seed,
     ) -> Recovered:
         """Recover the trigger of a suspect against a reference.
@@ -62,9 +64,10 @@ class Recovery:
             held: clean samples to measure on.
             family: what the trigger looks like.
             one: the candidate, alone.
+            noise: under which it is searched; it is measured without.
             seed: decides everything random.
         """
-        found = self.search(
+        found = dataclasses.replace(self.search, noise=noise)(
             suspect.respond,
             searched,
             one,
