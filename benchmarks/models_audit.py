@@ -7,6 +7,7 @@ what is done with both.
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import pathlib
 import time
@@ -19,12 +20,15 @@ from torch import Tensor
 
 import grid
 from assay.audits.models import Delivery, ModelResult, ModelsSettings, audit_models
+from assay.audits.models.halves import halves
+from assay.audits.models.respond import responder
 from assay.randomness import Seed
 from assay.results import Verdict
 from assay.stats import auroc, wilson
 from assay_zoo.scenarios import SCENARIOS
 from dataset_audit import SIZES, shard
 from experiment import CLEAN, Case, accuracy_and_asr, prepare, undefended, usual
+from model_baselines import MODEL_BASELINES, ModelBaseline
 
 RESULTS = grid.HERE / "results" / "models-audit"
 TABLE = grid.HERE / "MODELS.md"
@@ -47,9 +51,9 @@ def main() -> int:
         TABLE.write_text(table(grid.read_all(RESULTS)))
         return 0
     groups = [
-        _group(asked, data, pair)
+        group
         for data in asked.data
-        for pair in pairs(asked.scenario, asked.seeds, asked.honest)
+        for group in _groups(asked, data, pairs(asked.scenario, asked.seeds, asked.honest))
     ]
     return 1 if grid.run(groups, RESULTS, device=asked.device, shard=asked.shard) else 0
 
@@ -62,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scenario", type=lambda text: text.split(","), default=images)
     add("--seeds", type=int, default=1, help="poisoned models of each scenario")
     add("--honest", type=int, default=4, help="honest models of each data set")
+    add("--only", choices=("pairs", "baselines"), help="both, unless named")
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
     add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
@@ -80,6 +85,18 @@ def pairs(scenarios: Sequence[str], seeds: int, honest: int) -> list[tuple[Named
     both = itertools.combinations([(CLEAN, seed) for seed in range(honest)], 2)
     shared = [((name, seed - 1), (name, seed)) for seed in range(1, seeds) for name in scenarios]
     return [*mixed, *both, *shared]
+
+
+def _groups(
+    asked: argparse.Namespace, data: str, both: Sequence[tuple[Named, Named]]
+) -> list[grid.Group]:
+    groups = []
+    if asked.only != "baselines":
+        groups += [_group(asked, data, pair) for pair in both]
+    if asked.only != "pairs":
+        each = dict.fromkeys(named for pair in both for named in pair)
+        groups += [_baselines(_case(asked, data, named)) for named in each]
+    return groups
 
 
 def _case(asked: argparse.Namespace, data: str, named: Named) -> Case:
@@ -114,6 +131,49 @@ def _group(asked: argparse.Namespace, data: str, pair: tuple[Named, Named]) -> g
         measure=lambda: _measure(first, second, settings),
     )
     return grid.Group(name=f"models-{name}", cells=(cell,))
+
+
+def _baselines(case: Case) -> grid.Group:
+    """Detectors that judge a model by itself."""
+    name = f"{case.data}-{case.scenario}-s{case.seed}"
+    cells = tuple(
+        grid.Cell(
+            name=f"{name}-{baseline}",
+            kind=f"{case.data} {baseline}",
+            recipe={**case.recipe, "baseline": baseline, "method": repr(method), "version": 1},
+            measure=functools.partial(_judged, case, method),
+        )
+        for baseline, method in MODEL_BASELINES.items()
+    )
+    return grid.Group(name=f"models-{name}-baselines", cells=cells)
+
+
+def _judged(case: Case, method: ModelBaseline) -> grid.Result:
+    clean = prepare(dataclasses.replace(case, scenario=CLEAN, seed=0)).split.trusted
+    ordinary = undefended(case)
+    delivery = Delivery(
+        name=case.scenario, model=ordinary.model, preprocess=ordinary.preprocess, digest={}
+    )
+    respond = responder(delivery, case.device)
+    pool, _ = halves(clean, most=ModelsSettings().most_samples, seed=Seed(0), device=case.device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = method(respond, pool, classes=clean.classes, seed=Seed(0))
+    return {
+        "poisoned": case.attack is not None,
+        "score": found.score,
+        "flagged": found.flagged,
+        "target": found.target,
+        "targets": _targets(case),
+        "method_wall_s": time.perf_counter() - wall,
+        "method_cpu_s": time.process_time() - cpu,
+    }
+
+
+def _targets(case: Case) -> list[int]:
+    if case.attack is None:
+        return []
+    prepared = prepare(case)
+    return prepared.suspects.labels[prepared.poisoned.is_poison].unique().tolist()
 
 
 class _Shared:
@@ -179,15 +239,10 @@ def _measure(first: Case, second: Case, settings: ModelsSettings) -> grid.Result
 
 def _about(case: Case, model: ModelResult, index: int) -> dict[str, Any]:
     recovered = model.recovered
-    targets: list[int] = []
-    if case.attack is not None:
-        prepared = prepare(case)
-        poison = prepared.poisoned.is_poison
-        targets = prepared.suspects.labels[poison].unique().tolist()
     return {
         "name": model.name,
         "poisoned": case.attack is not None,
-        "targets": targets,
+        "targets": _targets(case),
         "accuracy": model.accuracy,
         "verdict": model.verdict.value,
         "p_value": model.p_value,
@@ -220,9 +275,11 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "",
     ]
     for data in sorted({cell["recipe"]["data"] for cell in cells}):
-        lines += _section(
-            data, [cell["result"] for cell in cells if cell["recipe"]["data"] == data]
-        )
+        own = [cell for cell in cells if cell["recipe"]["data"] == data]
+        judged = [cell for cell in own if "baseline" in cell["recipe"]]
+        lines += _section(data, [c["result"] for c in own if c not in judged])
+        if judged:
+            lines += _compared(judged)
     return "\n".join(lines) + "\n"
 
 
@@ -260,6 +317,32 @@ def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
         value = auroc(torch.tensor(scores + null).double(), positive)
         lines.append(
             f"- AUROC of the p-value, poisoned models against those of honest pairs: {value:.3f}."
+        )
+    return [*lines, ""]
+
+
+def _compared(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Show what detectors say that look at one model alone."""
+    lines = [
+        "Detectors of one model alone, on the same models:",
+        "",
+        "| Detector | Poisoned models flagged | and the right target | Honest models flagged | "
+        "AUROC | CPU seconds a model |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(cell["recipe"]["baseline"] for cell in cells):
+        results = [cell["result"] for cell in cells if cell["recipe"]["baseline"] == name]
+        poisoned = [r for r in results if r["poisoned"]]
+        honest = [r for r in results if not r["poisoned"]]
+        flagged = [r for r in poisoned if r["flagged"]]
+        right = sum(r["target"] in r["targets"] for r in flagged)
+        scores = torch.tensor([r["score"] for r in (*poisoned, *honest)]).double()
+        positive = torch.tensor([True] * len(poisoned) + [False] * len(honest))
+        ranked = f"{auroc(scores, positive):.3f}" if poisoned and honest else "—"
+        cost = sum(r["method_cpu_s"] for r in results) / len(results)
+        lines.append(
+            f"| {name} | {len(flagged)} of {len(poisoned)} | {right} | "
+            f"{sum(r['flagged'] for r in honest)} of {len(honest)} | {ranked} | {cost:.0f} |"
         )
     return [*lines, ""]
 

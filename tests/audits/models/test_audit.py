@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from assay.audits.models import KINDS, Decision, ModelsSettings, audit_models
+from assay.audits.models.respond import responder
 from assay.errors import InputError
 from assay.randomness import Seed
 from assay.results import Verdict
@@ -206,3 +207,33 @@ def test_what_makes_no_sense_is_refused(make, clean):
         audit(make(0), clean=clean)
     with pytest.raises(InputError, match="alpha"):
         audit(make(0), make(2), clean=clean, alpha=1.0)
+
+
+def test_where_whole_images_decide_a_trigger_of_another_kind_is_shown(make, clean):
+    canvas = next(kind for kind in KINDS if not kind.shown)
+    settings = dataclasses.replace(
+        FAST,
+        kinds=(
+            dataclasses.replace(canvas, weight=0.999),
+            dataclasses.replace(FAST.kinds[0], weight=0.001),
+        ),
+    )
+    found = audit(make(1, poison=60), make(0), make(2), clean=clean, settings=settings)
+    top = max(found.questions, key=lambda q: q.excess if q.family == canvas.name else 0)
+    assert (top.model, top.target) == ("poisoned 1", 7)
+    assert found.models[0].verdict is Verdict.FLAGGED
+    assert found.models[0].recovered.family.startswith("patch")
+    assert found.models[0].recovered.target == 7
+
+
+def test_models_see_values_of_8_bits_only_and_gradients_pass(make):
+    seen = []
+    delivery = make(0)
+    hook = delivery.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (gradient,) = torch.autograd.grad(responder(delivery, CPU)(images).sum(), images)
+    hook.remove()
+    mean, std = delivery.preprocess.mean[0], delivery.preprocess.std[0]
+    values = (seen[0] * std + mean) * 255
+    assert torch.allclose(values, values.round(), atol=1e-3)
+    assert gradient.any()

@@ -38,6 +38,53 @@ def p_value(margins: torch.Tensor, model: int = 0) -> float:
     return decision.corrected(decision.against_others(found, model), found, alone=False)
 
 
+def test_the_width_of_a_task_is_learnt_over_all_kinds():
+    """Where honest models lie twice as far apart, an excess twice as large is as rare."""
+    usual = [surveyed(honest(seed, models=3)) for seed in range(5)]
+    wide = [dataclasses.replace(s, margins=2 * s.margins) for s in usual]
+    decision = Decision()
+    widths = [decision.width(s, 0) for s in (usual, wide)]
+    assert widths[1].between == pytest.approx(2 * widths[0].between, rel=1e-4)
+    assert widths[1].within == pytest.approx(2 * widths[0].within, rel=1e-4)
+    excess = [
+        decision.against_others(found[0], 0, width).excess
+        for found, width in zip((usual, wide), widths, strict=True)
+    ]
+    assert torch.allclose(*excess, rtol=1e-3)
+
+
+def test_one_kind_with_a_backdoor_does_not_widen_the_others():
+    surveys = [surveyed(honest(seed)) for seed in range(5)]
+    planted = surveys[0].margins.clone()
+    planted[0, :4] += 20
+    odd = [dataclasses.replace(surveys[0], margins=planted), *surveys[1:]]
+    widths = [Decision().width(s, 0).between for s in (surveys, odd)]
+    assert widths[1] < 1.5 * widths[0]
+
+
+def test_identical_deliveries_have_no_excess():
+    found = surveyed(honest(0)[:1].expand(2, 10).clone())
+    decision = Decision()
+    width = decision.width([found], 0)
+    standing = decision.against_others(found, 0, width)
+    assert decision.corrected(standing, found, alone=False) > 0.5
+
+
+def test_a_class_that_is_easy_on_all_models_does_not_stand_out():
+    margins = honest(1)
+    margins[:, 4] += 5 * KIND.within
+    assert p_value(margins) > 0.5
+
+
+def test_the_backdoor_of_the_other_model_does_not_make_one_stand_out():
+    alarms = 0
+    for seed in range(200):
+        margins = honest(seed)
+        margins[1, 3] += 15
+        alarms += p_value(margins) <= 0.05
+    assert alarms <= 4
+
+
 def test_the_weights_of_the_kinds_share_one_budget():
     assert sum(kind.weight for kind in KINDS) == pytest.approx(1)
 
@@ -69,7 +116,7 @@ def test_a_backdoor_that_both_share_shows_within_the_model_only():
     margins = torch.zeros(2, 10) + 0.1 * torch.randn(
         2, 10, generator=torch.Generator().manual_seed(0)
     )
-    margins[:, 4] += 9
+    margins[:, 4] += 5 * KIND.within
     found, decision = surveyed(margins), Decision()
     others, alone = decision.against_others(found, 0), decision.alone(found, 0)
     assert decision.corrected(others, found, alone=False) > 0.5

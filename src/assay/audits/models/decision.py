@@ -40,20 +40,24 @@ class Decision:
     """Compares each candidate with the same candidate on other models, and with its own kind.
 
     With s the margins of a model and r those of its reference, d = s - b r less its median over the
-    candidates, which takes out that one model is more easily led than the other; the slope b is the
-    median of those between all pairs of candidates (Theil, Sen). The noise of d is
+    candidates, which takes out that one model is more easily led than the other. The noise of d is
     estimated from its median absolute deviation, together with the spread that is usual between
     honest models (`Kind.between`, times the `Width` of all kinds in this task), and d over the
     noise is compared with Student's t.
 
     Source:
-        Median absolute deviation over classes: Wang et al., "Neural Cleanse", S&P 2019. The
-        moderated variance is that of Smyth, "Linear models and empirical Bayes methods", 2004.
+        Median absolute deviation over classes: Wang et al., "Neural Cleanse",
+        S&P 2019. Moderated variance: Smyth, "Linear models and empirical Bayes methods", 2004.
     Differs from the source:
         The reference takes out what makes a class easy to reach, which is most of the spread over
         classes, and needs no search to the smallest trigger.
     """
 
+    shared: float = 0.9
+    """The factor b. Margins are noisy, so the best guess of one model's from another's is nearer to
+    the middle. From 0.8 to 0.9 honest models of CIFAR-10 and Fashion-MNIST lay closest together in
+    most kinds. A factor estimated from each pair was no better, and the backdoor of one model
+    distorts it."""
     prior: float = 8.0
     """How many candidates' worth the usual spread counts."""
     freedom: float = 10.0
@@ -65,14 +69,14 @@ class Decision:
     def width(self, surveys: Sequence[Survey], model: int) -> Width:
         """Learn from all kinds how far honest candidates spread in this task."""
         return Width(
-            between=self._wide(surveys, [_beyond(s, model) for s in surveys], "between"),
+            between=self._wide(surveys, [self._beyond(s, model) for s in surveys], "between"),
             within=self._wide(surveys, [s.margins[model] for s in surveys], "within"),
         )
 
     def against_others(self, found: Survey, model: int, width: Width = USUAL) -> Standing:
         """Compare with the median of the other models."""
         usual = width.between * found.kind.between
-        return self._standing(found, _beyond(found, model), usual)
+        return self._standing(found, self._beyond(found, model), usual)
 
     def alone(self, found: Survey, model: int, width: Width = USUAL) -> Standing:
         """Compare with the other candidates of the same model."""
@@ -105,6 +109,9 @@ class Decision:
         evidence = self.alone_share if alone else 1 - self.alone_share
         return evidence * found.kind.weight / found.asked
 
+    def _beyond(self, found: Survey, model: int) -> Float[Tensor, " candidates"]:
+        return found.margins[model] - self.shared * reference(found.margins, model)
+
     def _wide(self, surveys: Sequence[Survey], values: Sequence[Tensor], usual: str) -> float:
         """Take the median kind's deviation beside its usual one: one odd kind hardly counts."""
         ratios = [
@@ -122,23 +129,6 @@ class Decision:
         excess = apart / noise
         p_values = torch.from_numpy(student.sf(excess.double().numpy(), df=self.freedom))
         return Standing(excess=excess, p_values=p_values)
-
-
-def _beyond(found: Survey, model: int) -> Float[Tensor, " candidates"]:
-    """Take out what the reference explains."""
-    own, others = found.margins[model], reference(found.margins, model)
-    return own - _slope(own[found.typical], others[found.typical]) * others
-
-
-def _slope(own: Float[Tensor, " typical"], others: Float[Tensor, " typical"]) -> Float[Tensor, ""]:
-    """Median slope between pairs, from 0 to 1: honest models share what makes a class easy."""
-    first, second = torch.combinations(torch.arange(len(own))).T
-    across = others[first] - others[second]
-    apart = across != 0
-    if not apart.any():
-        return torch.tensor(1.0)
-    slopes = (own[first] - own[second])[apart] / across[apart]
-    return slopes.quantile(0.5).clamp(0, 1)
 
 
 def _deviation(found: Survey, values: Float[Tensor, " candidates"]) -> Float[Tensor, ""]:
