@@ -1,5 +1,6 @@
 """One poisoned data set with its models: what the cells of the dataset audit's grid share."""
 
+import dataclasses
 import functools
 import pathlib
 import time
@@ -17,6 +18,7 @@ from assay.randomness import Seed, child, isolated
 from assay.records import record
 from assay.samples import Rows, Samples
 from assay.stats import auroc
+from assay_zoo.adaptive import CkaMatching
 from assay_zoo.data import ENCODER, TEXTS, Split, TextSplit, load
 from assay_zoo.networks import NETWORKS as ZOO
 from assay_zoo.poison import IGNORED, Attack, Poisoned, TextAttack, attack_success_rate
@@ -48,6 +50,8 @@ class Case:
     training: Recipe
     """How ordinary models are trained."""
     device: torch.device
+    matching: bool = False
+    """Whether the model is trained to look like an honest one where it is triggered."""
 
     @property
     def attack(self) -> Attack | TextAttack | None:
@@ -217,7 +221,10 @@ def train_ordinary(case: Case, samples: Samples) -> Ordinary:
         model = untrained(case, samples)
     preprocess = Preprocess.of(samples.inputs)
     data = fed(case, samples.inputs, samples.labels, preprocess)
-    train(model, data, case.training, seed=case.part("train"))
+    if case.matching:
+        _match(case, model, data)
+    else:
+        train(model, data, case.training, seed=case.part("train"))
     next(model.parameters()).sum().item()  # waits for the device
     return Ordinary(
         model=model,
@@ -225,6 +232,17 @@ def train_ordinary(case: Case, samples: Samples) -> Ordinary:
         wall_s=time.perf_counter() - wall,
         cpu_s=time.process_time() - cpu,
     )
+
+
+def _match(case: Case, model: nn.Module, data: Feed) -> None:
+    """Train the attacker's way; the surrogate is an honest model that no pair holds."""
+    prepared = prepare(case)
+    rows = prepared.poisoned.is_poison
+    samples = prepared.suspects
+    triggered = fed(case, samples.inputs[rows], samples.labels[rows], Preprocess.of(samples.inputs))
+    honest = dataclasses.replace(case, scenario=CLEAN, seed=case.seed + 100, matching=False)
+    surrogate = undefended(honest).model
+    CkaMatching()(model, data, triggered, surrogate, case.training, seed=case.part("train"))
 
 
 def undefended(case: Case) -> Ordinary:

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
 Named = tuple[str, int]
 """A scenario and a seed."""
 
+MATCHING = "+cka"
+"""Ends the name of a scenario whose attacker trains against the comparison: `badnets+cka`."""
+
 
 def pairs(scenarios: Sequence[str], seeds: int, honest: int) -> list[tuple[Named, Named]]:
     """Pair every poisoned model with an honest one, honest ones, and those of one backdoor."""
@@ -106,8 +109,9 @@ def _case(asked: argparse.Namespace, data: str, named: Named) -> Case:
         train=train,
         trusted=trusted,
         test=test,
-        scenario=named[0],
+        scenario=named[0].removesuffix(MATCHING),
         seed=named[1],
+        matching=named[0].endswith(MATCHING),
         network="default",
         training=usual(data),
         device=asked.device,
@@ -133,9 +137,13 @@ def _group(asked: argparse.Namespace, data: str, pair: tuple[Named, Named]) -> g
     return grid.Group(name=f"models-{name}", cells=(cell,))
 
 
+def _name(case: Case) -> str:
+    return f"{case.scenario}{MATCHING if case.matching else ''}-s{case.seed}"
+
+
 def _baselines(case: Case) -> grid.Group:
     """Detectors that judge a model by itself."""
-    name = f"{case.data}-{case.scenario}-s{case.seed}"
+    name = f"{case.data}-{_name(case)}"
     cells = tuple(
         grid.Cell(
             name=f"{name}-{baseline}",
@@ -208,7 +216,7 @@ def _measure(first: Case, second: Case, settings: ModelsSettings) -> grid.Result
     ordinary = [undefended(case) for case in cases]
     deliveries = [
         Delivery(
-            name=f"{case.scenario}-s{case.seed}",
+            name=_name(case),
             model=each.model,
             preprocess=each.preprocess,
             digest={},
@@ -288,12 +296,14 @@ def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
         [r for r in results if [m["poisoned"] for m in r["models"]] == kind]
         for kind in ([True, False], [False, False], [True, True])
     )
+    matching = [r for r in mixed if MATCHING in r["models"][0]["name"]]
+    mixed = [r for r in mixed if r not in matching]
     lines = [f"## {data}", "", f"{TUNED.get(data, 'Held out')}.", ""]
     lines += [
         "| Attack | True ASR | Flagged | Right model | Right target | p-value | Kind | ASR | "
         "on the other | tuned |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        *(_row(r) for r in mixed),
+        *(_row(r) for r in (*mixed, *matching)),
         "",
     ]
     right = sum(_right_model(r) for r in mixed)
@@ -305,6 +315,12 @@ def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines.append(f"- Honest partners of poisoned models flagged: {_share(wrong, len(mixed))}.")
     false = sum(r["verdict"] == Verdict.FLAGGED.value for r in honest)
     lines.append(f"- Honest pairs flagged: {_share(false, len(honest))}.")
+    if matching:
+        found = sum(_right_model(r) for r in matching)
+        lines.append(
+            "- Right model where the attacker trained against the comparison (`+cka`, not counted "
+            f"above): {_share(found, len(matching))}."
+        )
     if shared:
         found = sum(r["verdict"] == Verdict.FLAGGED.value for r in shared)
         lines.append(
