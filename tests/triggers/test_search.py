@@ -79,6 +79,15 @@ def test_candidates_in_turns_come_to_the_same():
     assert torch.allclose(*margin, atol=0.1)
 
 
+def test_measuring_in_smaller_passes_comes_to_the_same():
+    family, triggers = found()
+    asked = (corner, pool(), all_targets(), family, triggers)
+    whole, parts = (
+        margins(*asked, noise=0.1, seed=Seed(0), at_once=count)[0] for count in (256, 7)
+    )
+    assert torch.allclose(whole, parts, atol=1e-5)
+
+
 def test_the_seed_alone_decides():
     state = torch.get_rng_state()
     assert torch.equal(found(seed=3)[1]["signal"], found(seed=3)[1]["signal"])

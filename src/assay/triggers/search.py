@@ -202,8 +202,9 @@ def margins(
     noise: float,
     seed: Seed,
     most: int = 256,
+    at_once: int = 256,
 ) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
-    """Measure candidates under noise, on at most so many images each.
+    """Measure candidates under noise, on at most so many images each, `at_once` in a pass.
 
     Returns:
         The mean margin of the target's logit over the highest other one, and the share of images
@@ -217,8 +218,9 @@ def margins(
         ):
             images = pool.images[fits.nonzero().squeeze(1)[:most]]
             own = {name: value[row : row + 1] for name, value in parameters.items()}
-            stamped = disturbed(family.stamp(own, images[None]), noise, random)
-            margin = margin_of(respond(stamped[0]), target)
+            stamped = disturbed(family.stamp(own, images[None]), noise, random)[0]
+            said = torch.cat([respond(some) for some in stamped.split(at_once)])
+            margin = margin_of(said, target)
             found.append((margin.mean(), (margin > 0).float().mean()))
     return torch.stack([f[0] for f in found]).cpu(), torch.stack([f[1] for f in found]).cpu()
 

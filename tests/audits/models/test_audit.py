@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 from assay.audits.models import KINDS, Decision, ModelsSettings, audit_models
-from assay.audits.models.respond import responder
+from assay.audits.models.halves import halves
+from assay.audits.models.respond import examined, responder
+from assay.audits.models.survey import Elimination, survey
 from assay.errors import InputError
 from assay.randomness import Seed
-from assay.results import Verdict
+from assay.results import Forgetful, Verdict
 from assay.samples import Samples
 from assay.triggers import Patches, Search
 
@@ -237,3 +239,28 @@ def test_models_see_values_of_8_bits_only_and_gradients_pass(make):
     values = (seen[0] * std + mean) * 255
     assert torch.allclose(values, values.round(), atol=1e-3)
     assert gradient.any()
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [(None, 200, 10**4), (64, 60, 192)])
+def test_fewer_images_go_at_once_through_a_model_that_wants_large_ones(
+    make, clean, size, least, most
+):
+    plain, seen = make(0), []
+    large = dataclasses.replace(
+        make(2), preprocess=dataclasses.replace(make(2).preprocess, size=size)
+    )
+    hooks = [
+        each.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        for each in (plain, large)
+    ]
+    models = [examined(each, clean.inputs[:].float() / 255) for each in (plain, large)]
+    searched, held = halves(clean, most=400, seed=Seed(0), device=CPU)
+    del seen[:]
+    kind = dataclasses.replace(FAST.kinds[0], search=Search(steps=2, batch=24))
+    survey(
+        kind, models, searched, held, 10,
+        elimination=Elimination(), seed=Seed(0), store=Forgetful(), done=lambda: None,
+    )  # fmt: skip
+    for hook in hooks:
+        hook.remove()
+    assert least <= max(seen) <= most

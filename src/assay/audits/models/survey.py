@@ -1,5 +1,6 @@
 """Search every candidate trigger on every model, in kinds whose results can be compared."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -226,10 +227,12 @@ def _measured(  # noqa: PLR0917
     done: Callable[[], None],
 ) -> tuple[Float[Tensor, "models candidates"], Float[Tensor, "models candidates"]]:
     found = []
+    at_once = _at_once(search, models, searched)
     for index, model in enumerate(models):
         kept = store.load(f"{name}-{index}")
         if kept is None:
             # all models get the same batches and starts, so that they differ in nothing else
+            search = dataclasses.replace(search, most_images=at_once)
             parameters = search(
                 model.respond, searched, asked, kind.family, seed=child(seed, kind.name)
             )
@@ -241,12 +244,20 @@ def _measured(  # noqa: PLR0917
                 parameters,
                 noise=search.noise,
                 seed=child(seed, kind.name),
+                at_once=max(1, at_once // 3),
             )
             kept = {"margins": margin / model.scale, "asr": asr}
             store.save(f"{name}-{index}", kept)
         found.append(kept)
         done()
     return torch.stack([f["margins"] for f in found]), torch.stack([f["asr"] for f in found])
+
+
+def _at_once(search: Search, models: Sequence[Examined], pool: Pool) -> int:
+    """How many images go through a model at once: fewer where one wants more than 32 by 32."""
+    own = pool.images[0, 0].numel()
+    most = max(own, *((model.delivery.preprocess.size or 0) ** 2 for model in models))
+    return max(1, search.most_images * 32 * 32 // max(32 * 32, most))
 
 
 def _kept(
