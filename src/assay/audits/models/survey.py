@@ -114,7 +114,11 @@ KINDS = (
         weight=0.05,
     ),
 )
-"""Chosen on models of CIFAR-10 and Fashion-MNIST, 12,000 images each."""
+"""Chosen on models of CIFAR-10 and Fashion-MNIST (12,000 images each; up to 15 attacks, 4 honest
+models; seed 0): `between` lies in the middle, on a logarithmic scale, of the spreads that the 12
+ordered honest pairs of either show. Kinds that did not add a detection there were left out: signals
+of 0.055 and 0.018 for all classes, patches of 3 % and 5 %, warps of 0.12, sums of few sinusoids,
+twice the noise, shifts within the network's layers."""
 
 
 @record
