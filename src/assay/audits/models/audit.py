@@ -279,10 +279,10 @@ def _recover(  # noqa: PLR0917
 ) -> Recovered:
     """Search the top candidate again, against the model that answers to it least.
 
-    Where its kind is not put on images, the most suspicious candidate with the same target is
-    searched that is.
+    Where its kind is not put on images, the candidate with the same target is searched that works
+    best.
     """
-    number, row = _shown(judged.top, surveys, fit.index(suspect), settings.decision)
+    number, row = _shown(judged.top, surveys, fit.index(suspect))
     found = surveys[number]
     others = [place for place, model in enumerate(fit) if model is not suspect]
     least = min(others, key=lambda place: found.margins[place, row].item())
@@ -294,21 +294,18 @@ def _recover(  # noqa: PLR0917
         held=held,
         family=found.kind.family,
         one=found.candidates.subset(torch.tensor([row])),
-        noise=found.kind.search.noise,
         seed=child(seed, "recover", suspect.delivery.name),
     )
 
 
-def _shown(
-    top: tuple[int, int], surveys: Sequence[Survey], model: int, decision: Decision
-) -> tuple[int, int]:
+def _shown(top: tuple[int, int], surveys: Sequence[Survey], model: int) -> tuple[int, int]:
     if surveys[top[0]].kind.shown:
         return top
-    target, width = surveys[top[0]].candidates.targets[top[1]], decision.width(surveys, model)
+    target = surveys[top[0]].candidates.targets[top[1]]
     choices = [
-        (decision.against_others(found, model, width).excess[row].item(), (number, row))
+        (found.asr[model, row].item(), (number, row))
         for number, found in enumerate(surveys)
-        if found.kind.shown
+        if found.kind.shown and not found.kind.by_source
         for row in (found.candidates.targets == target).nonzero().squeeze(1).tolist()
     ]
     return max(choices)[1] if choices else top

@@ -1,6 +1,5 @@
 """The most suspicious trigger of a model: searched again, measured on all, and probed."""
 
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
@@ -36,7 +35,8 @@ class Recovery:
         large batches of both models, and the candidate is known by then.
     """
 
-    search: Search = Search(steps=100, batch=32)
+    search: Search = Search(steps=100, batch=32, noise=0.0)
+    """Without noise: what is shown is to work as well as it can on images as they are."""
     preserve: float = 1.0
     """Weight of the reference's answers."""
     tuning: FineTuning = FineTuning()
@@ -51,7 +51,6 @@ class Recovery:
         held: Pool,
         family: Family,
         one: Candidates,
-        noise: float,
         seed: Seed,
     ) -> Recovered:
         """Recover the trigger of a suspect against a reference.
@@ -64,10 +63,9 @@ class Recovery:
             held: clean samples to measure on.
             family: what the trigger looks like.
             one: the candidate, alone.
-            noise: under which it is searched; it is measured without.
             seed: decides everything random.
         """
-        found = dataclasses.replace(self.search, noise=noise)(
+        found = self.search(
             suspect.respond,
             searched,
             one,
