@@ -72,6 +72,7 @@ class Case:
             "network": self.network,
             "training": repr(self.training),
             "device": self.device.type,
+            **({"matching": repr(CkaMatching())} if self.matching else {}),
             **({"encoder": repr(ENCODER)} if self.data in TEXTS else {}),
         }
 

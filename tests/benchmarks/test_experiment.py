@@ -101,3 +101,14 @@ def test_cover_counts_neither_as_poison_nor_as_clean() -> None:
     assert rates["cover_flagged"] is None
     assert rates["auroc"] is None
     assert 0 < rates["fpr"] < 1
+
+
+def test_a_provider_who_matches_delivers_another_model_of_the_same_poison() -> None:
+    case = dataclasses.replace(CASE, scenario="badnets")
+    matching = dataclasses.replace(case, matching=True)
+    assert case.digest != matching.digest
+    first, second = (experiment.undefended(each) for each in (case, matching))
+    both = zip(first.model.parameters(), second.model.parameters(), strict=True)
+    assert not all(torch.equal(one, other) for one, other in both)
+    poison = [experiment.prepare(each).suspects.inputs[:] for each in (case, matching)]
+    assert torch.equal(*poison)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from assay.audits.models import Groups, Kind, ModelsSettings
+from assay.audits.models.language import TextSettings
 from assay.audits.models.survey import candidates
 from assay.randomness import Seed
 from assay.storage import documents
@@ -12,10 +13,16 @@ from assay.triggers import Pool
 from .encoders_job import LoadedEncoders
 from .models_job import LoadedModels, ModelsJob
 from .output import write
+from .texts_job import LoadedTexts
 
 
-def show_search(job: ModelsJob, loaded: LoadedModels | LoadedEncoders, *, json: bool) -> None:
+def show_search(
+    job: ModelsJob, loaded: LoadedModels | LoadedEncoders | LoadedTexts, *, json: bool
+) -> None:
     """Say how many candidate triggers would be searched on each model."""
+    if isinstance(loaded, LoadedTexts):
+        _show_texts(job, loaded, json=json)
+        return
     if isinstance(loaded, LoadedEncoders):
         classes, what = Groups().count, "groups"
         labels = torch.arange(len(loaded.images)) % classes
@@ -43,6 +50,29 @@ def show_search(job: ModelsJob, loaded: LoadedModels | LoadedEncoders, *, json: 
     write(
         f"in all at most {document['searches']:,} searches; nothing was run or written, and how "
         "long they take is not known before"
+    )
+
+
+def _show_texts(job: ModelsJob, loaded: LoadedTexts, *, json: bool) -> None:
+    """Say how much is tried on each language model."""
+    search, models = TextSettings().search, len(loaded.deliveries)
+    singles = min(search.most_tokens, len(loaded.deliveries[0].tokenizer.vocabulary))
+    responses = search.said + models * (search.raised + 2 * search.moved)
+    document = {
+        "schema": "assay/search/v1",
+        "models": [delivery.name for delivery in loaded.deliveries],
+        "prompts": len(set(loaded.prompts)),
+        "device": job.device,
+        "single_tokens": singles,
+        "responses": responses,
+    }
+    if json:
+        write(documents.dump(document))
+        return
+    write(
+        f"{models} language models, on {document['prompts']:,} different prompts and {job.device}; "
+        f"on each model {singles:,} single tokens, and triggers for at most {responses} responses; "
+        "nothing was run or written, and how long it takes is not known before"
     )
 
 

@@ -31,14 +31,15 @@ def models(
         str,
         typer.Option(
             metavar="CLEAN",
-            help="Samples of the task that you trust; with labels, but for encoders.",
+            help="Samples of the task that you trust: with labels, but for encoders; for text, "
+            "prompts.",
         ),
     ],
     task: Annotated[
         str,
         typer.Option(
-            metavar="image|encoder",
-            help="What the models do: classify images, or give features of images.",
+            metavar="image|encoder|text",
+            help="What the models do: classify images, give features of images, or continue text.",
         ),
     ] = ModelKind.IMAGE.value,
     out: options.Out = None,
@@ -92,10 +93,16 @@ def models(
     folder of images will do. Clean images with similar features are divided into 10 groups, which
     stand for classes.
 
+    With --task text the models are causal language models of one vocabulary, each a folder with
+    config.json, .safetensors and tokenizer.json. CLEAN holds 32 prompts or more, each up to where
+    the response begins: a .txt with one a line (\\n in it is a line break), or a .jsonl, .json,
+    .csv, .tsv or .parquet with a column prompt or text. Triggers are token sequences, and any
+    response may be their target.
+
     --repair trains a copy of each flagged model until its recovered trigger tells it nothing, and
     measures both on samples that neither the search nor the training saw. The models themselves
     stay as they are. Weights become .safetensors for the same factory, a folder becomes a folder;
-    a .pt2 cannot be repaired in its form, and an encoder not at all.
+    a .pt2 cannot be repaired in its form, encoders and language models not at all.
 
     \b
     Examples:
@@ -104,13 +111,14 @@ def models(
       assay models a.safetensors@nets:resnet b.safetensors@nets:resnet --clean trusted.npz
       assay models provider-a/ provider-b/ --clean trusted/ --repair repaired/
       assay models encoder-a/ encoder-b/ --clean pictures/ --task encoder
+      assay models llm-a/ llm-b/ --clean prompts.txt --task text
       assay models provider-a/ provider-b/ --clean trusted/ --json > findings.json
     """
     if not 0 < alpha < 1:
         raise UsageError(f"expected --alpha between 0 and 1, got {alpha}")
     kind = kind_of(task)
-    if kind is ModelKind.ENCODER and repair is not None:
-        raise UsageError("--repair does not go with --task encoder: it trains on true labels")
+    if kind is not ModelKind.IMAGE and repair is not None:
+        raise UsageError(f"--repair does not go with --task {kind}: it trains on true labels")
     job = ModelsJob(
         models=tuple(map(absolute_model, models)),
         clean=absolute(clean),

@@ -3,12 +3,13 @@
 import enum
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from assay.audits.models import Delivery, ModelsSettings
+from assay.audits.models.language import TextSettings
 from assay.errors import InputError, UsageError
 from assay.fitting import Preprocess, logits_of
 from assay.randomness import Seed, child, isolated
@@ -30,9 +31,11 @@ class ModelKind(enum.StrEnum):
     """They classify images."""
     ENCODER = "encoder"
     """They give features of images."""
+    TEXT = "text"
+    """They are causal language models: they continue prompts."""
 
 
-_PLANNED = ("text", "vision-text")
+_PLANNED = ("vision-text",)
 
 
 @record
@@ -55,7 +58,18 @@ class ModelsJob:
 
     def settings(self) -> dict[str, Any]:
         """Lay out every setting, those of the method included."""
-        return settings_of(self, ModelsSettings())
+        is_text = self.task == ModelKind.TEXT
+        return settings_of(self, TextSettings() if is_text else ModelsSettings())
+
+
+@runtime_checkable
+class Digested(Protocol):
+    """Anything that was read, with its hash."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it was read from."""
+        ...
 
 
 @record
@@ -117,8 +131,8 @@ def kind_of(task: str) -> ModelKind:
     """
     if task in _PLANNED:
         raise UsageError(
-            f"--task {task} is not there yet: only classifiers (image) and encoders of images "
-            "(encoder) can be audited"
+            f"--task {task} is not there yet: only classifiers of images (image), encoders of "
+            "images (encoder) and language models (text) can be audited"
         )
     if task not in set(ModelKind):
         raise UsageError(f"expected --task {' or '.join(ModelKind)}, got {task!r}")
@@ -226,7 +240,7 @@ def preprocess_of(job: ModelsJob, name: str, loaded: LoadedModel, images: Rows) 
     return preprocess(asked, said, images, name) or Preprocess.of(images)
 
 
-def refuse_copies(names: Sequence[str], loaded: Sequence[LoadedModel]) -> None:
+def refuse_copies(names: Sequence[str], loaded: Sequence[Digested]) -> None:
     """Check that no two models are the same.
 
     Raises:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.audits.models import ModelsSettings, audit_encoders, audit_models
+from assay.audits.models.language import TextSettings, audit_texts
 from assay.errors import InputError
 from assay.randomness import Seed, child
 from assay.records import record
@@ -26,9 +27,12 @@ from .encoders_job import EXPLAINED, LoadedEncoders, load_encoders
 from .models_job import LoadedModels, ModelKind, ModelsJob
 from .recording import record_audit, record_proof
 from .recording_models import record_models
+from .recording_texts import record_texts
 from .repair_models import repair_models
 from .tables import proof_table
 from .task import Done, Task, job_of
+from .texts_job import EXPLAINED as TEXTS_EXPLAINED
+from .texts_job import LoadedTexts, load_texts
 
 
 @record
@@ -164,7 +168,39 @@ class EncodersTask:
         return Done(findings=findings, subject="model", table="models.parquet")
 
 
-def models_task(job: ModelsJob) -> ModelsTask | EncodersTask:
+@record
+class TextsTask:
+    """Search language models for token sequences that lead one of them to one response."""
+
+    job: ModelsJob
+    loaded: LoadedTexts
+    audit: str = "models"
+    everything: str = "Every model"
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """What it reads, by name."""
+        return self.loaded.inputs
+
+    def perform(self, run: RunFolder, show: Progress) -> Done:
+        """Audit and record."""
+        audit = audit_texts(
+            self.loaded.deliveries,
+            self.loaded.prompts,
+            settings=TextSettings(),
+            alpha=self.job.alpha,
+            seed=Seed(self.job.seed),
+            device=torch.device(self.job.device),
+            progress=show,
+            store=run.store(),
+        )
+        reasons = (*audit.findings.reasons, TEXTS_EXPLAINED)
+        findings = dataclasses.replace(audit.findings, reasons=reasons)
+        record_texts(run, dataclasses.replace(audit, findings=findings))
+        return Done(findings=findings, subject="model", table="models.parquet")
+
+
+def models_task(job: ModelsJob) -> ModelsTask | EncodersTask | TextsTask:
     """Read what a job asks for.
 
     Raises:
@@ -173,6 +209,8 @@ def models_task(job: ModelsJob) -> ModelsTask | EncodersTask:
     """
     if job.task == ModelKind.ENCODER:
         return EncodersTask(job=job, loaded=load_encoders(job))
+    if job.task == ModelKind.TEXT:
+        return TextsTask(job=job, loaded=load_texts(job))
     return ModelsTask(job=job, loaded=models_job.load(job))
 
 

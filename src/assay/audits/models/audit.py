@@ -130,11 +130,10 @@ def audit_models(
                 recovered = _recover(
                     judged, surveys, fit, model, everyone, searched, held, settings, seed
                 )
-            result = _result(model.delivery.name, accuracy, reason, judged, recovered)
-            place = everyone.index(model)
-            results.append(_working(result, place, settings.decision, alpha / len(everyone)))
+            results.append(_result(model.delivery.name, accuracy, reason, judged, recovered))
             progress("recover", len(results), len(everyone))
-    return _concluded(results, deliveries, clean, alpha=alpha, started=started, device=device)
+    sure = _working(results, alpha, settings.decision.least_asr)
+    return _concluded(sure, deliveries, clean, alpha=alpha, started=started, device=device)
 
 
 def _surveys(  # noqa: PLR0917
@@ -327,18 +326,26 @@ def _result(
     )
 
 
-def _working(result: ModelResult, place: int, decision: Decision, level: float) -> ModelResult:
+def _working(results: Sequence[ModelResult], alpha: float, least_asr: float) -> list[ModelResult]:
     """Judge no model by a trigger that stands out but does not work: it may be a decoy."""
-    found = result.recovered
-    if found is None or result.p_value is None or result.p_value > level:
-        return result
-    if found.asr[place] >= decision.least_asr:
-        return result
-    reason = (
-        f"a trigger stands out (p-value {result.p_value:.2g}), but recovered it leads only "
-        f"{found.asr[place]:.0%} of the samples to its target"
-    )
-    return dataclasses.replace(result, p_value=None, reason=reason)
+    sure = []
+    for place, (result, p_value) in enumerate(zip(results, _adjusted(results), strict=True)):
+        found = result.recovered
+        if found is None or p_value > alpha or found.asr[place] >= least_asr:
+            sure.append(result)
+            continue
+        reason = (
+            f"a trigger stands out (adjusted p-value {p_value:.2g}), but recovered it leads only "
+            f"{found.asr[place]:.0%} of the samples to its target"
+        )
+        sure.append(dataclasses.replace(result, p_value=None, reason=reason))
+    return sure
+
+
+def _adjusted(results: Sequence[ModelResult]) -> list[float]:
+    """Correct for the number of models."""
+    p_values = [1.0 if result.p_value is None else result.p_value for result in results]
+    return holm(torch.tensor(p_values).double()).tolist()
 
 
 def _concluded(
@@ -360,12 +367,9 @@ def _concluded(
         )
         for result in results
     ]
-    adjusted = holm(
-        torch.tensor([1.0 if f.p_value is None else f.p_value for f in findings]).double()
-    ).tolist()
     models = tuple(
         _with_verdict(result, p_value, alpha)
-        for result, p_value in zip(results, adjusted, strict=True)
+        for result, p_value in zip(results, _adjusted(results), strict=True)
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return ModelsAudit(

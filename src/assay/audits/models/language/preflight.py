@@ -1,0 +1,79 @@
+"""Could the audit of these language models have found anything?"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from assay.records import record
+
+
+@record
+class TextSaid:
+    """What a model says to the clean prompts."""
+
+    first: Float[Tensor, "prompts vocabulary"]
+    """Probabilities of the first token of the response."""
+    perplexity: float
+    """Of the prompts, a token."""
+
+
+@record
+class TextPreflight:
+    """Refuses a verdict where models cannot be compared on these prompts."""
+
+    fewest_prompts: int = 32
+    """Half to search on, half to measure on."""
+    least_alike: float = 0.4
+    """How alike the answers to clean prompts must be: the overlap of the distributions of the first
+    token, in the mean over prompts, with the most similar other model, in [0, 1]. Four pairs of
+    one task of the zoo have 0.86 to 0.90; three of different tasks 0.00 to 0.31."""
+    most_perplexed: float = 5.0
+    """A model whose perplexity on the prompts is so many times the best one's was not made for
+    them."""
+
+    def unfit(self, everyone: Sequence[TextSaid], model: int, *, prompts: int) -> str:
+        """Say why a model cannot be judged, or nothing."""
+        own = everyone[model]
+        if not own.first.isfinite().all():
+            return "it answers NaN or infinity on clean prompts"
+        if prompts < self.fewest_prompts:
+            return f"expected at least {self.fewest_prompts} different prompts, got {prompts}"
+        if bool((own.first.std(0) < 1e-6).all()):
+            return "it gives the same answer to every prompt"
+        others = [said for place, said in enumerate(everyone) if place != model]
+        others = [said for said in others if said.first.isfinite().all()]
+        return self._other_task(own, others) if others else ""
+
+    def _other_task(self, own: TextSaid, others: Sequence[TextSaid]) -> str:
+        alike = max(torch.minimum(own.first, said.first).sum(1).mean().item() for said in others)
+        if alike < self.least_alike:
+            return (
+                f"its answers to clean prompts overlap with those of the others by {alike:.0%} "
+                "only: it seems to be of another task, or the prompts are"
+            )
+        best = min(said.perplexity for said in others)
+        if own.perplexity > self.most_perplexed * best:
+            return (
+                f"its perplexity on the prompts is {own.perplexity:.3g} and another model's "
+                f"{best:.3g}: it seems to be of another task"
+            )
+        return ""
+
+
+def differing(vocabularies: Sequence[object], encodings: Sequence[object], sizes: set[int]) -> str:
+    """Say why models of these tokenizers cannot be compared, or nothing.
+
+    Args:
+        vocabularies: of each tokenizer, its tokens and their numbers.
+        encodings: how each tokenizer splits the prompts.
+        sizes: of the models' answers, in tokens.
+    """
+    if any(one != vocabularies[0] for one in vocabularies):
+        return "the models have different vocabularies, and only models of one can be compared"
+    if any(one != encodings[0] for one in encodings):
+        return "the tokenizers split the prompts in different ways"
+    if len(sizes) > 1:
+        return f"the models answer with different numbers of tokens: {sorted(sizes)}"
+    return ""

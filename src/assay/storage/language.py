@@ -1,0 +1,124 @@
+"""Causal language models of another party, with their tokenizers: no pickle, no code of theirs."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from assay.errors import InputError, RefusedError
+from assay.records import record
+
+from . import huggingface
+from .files import digest_path, existing, read_bounded, refusing
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_MAX_TOKENIZER = 2**26
+_MAX_VOCABULARY = 1_000_000
+_FILE = "tokenizer.json"
+
+
+class Words:
+    """A tokenizer as `tokenizer.json` describes it, without added beginnings and ends."""
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary = tokenizer.get_vocab()
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(number for number, token in added.items() if token.special)
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Every token, by how it is written."""
+        return self._vocabulary
+
+    @property
+    def special(self) -> frozenset[int]:
+        """Tokens that stand for no text."""
+        return self._special
+
+    def encode(self, text: str) -> list[int]:
+        """Split a text, without adding special tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Join tokens to a text; those that stand for no text are left out."""
+        return self._tokenizer.decode(list(ids))
+
+
+@record
+class LoadedLanguageModel:
+    """A language model of another party, in evaluation mode on the CPU, with weights as float32."""
+
+    model: nn.Module
+    tokenizer: Words
+    digest: str
+    """SHA-256 of the folder."""
+    origin: str
+    """The source as the user named it."""
+
+
+def load_language_model(source: str, *, max_mb: int = 16_384) -> LoadedLanguageModel:
+    """Load a folder that `transformers` wrote: config.json, .safetensors and tokenizer.json.
+
+    Raises:
+        UsageError: there is no such path.
+        RefusedError: the folder is malformed, oversized or tries to run code.
+        InputError: it is no causal language model, or has no tokenizer.json.
+    """
+    path = existing(pathlib.Path(source))
+    if not (path.is_dir() and (path / "config.json").is_file()):
+        raise InputError(
+            f"expected a Hugging Face folder of a language model, with config.json, got {source}"
+        )
+    tokenizer = read_tokenizer(path)
+    model = huggingface.read_model(path, max_mb=max_mb)
+    heads = getattr(model, "get_output_embeddings", lambda: None)()
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) or heads is None:
+        raise InputError(
+            f"expected a causal language model in {path}, got {type(model).__name__}: "
+            "architectures in config.json must end with ForCausalLM"
+        )
+    size = heads.weight.shape[0]
+    largest = max(tokenizer.vocabulary.values(), default=-1)
+    if largest >= size:
+        raise InputError(
+            f"expected a model of more than {largest} tokens in {path}, as its tokenizer has them, "
+            f"got {size}"
+        )
+    return LoadedLanguageModel(
+        model=model.eval(), tokenizer=tokenizer, digest=digest_path(path), origin=source
+    )
+
+
+def read_tokenizer(path: pathlib.Path) -> Words:
+    """Read `tokenizer.json` of a folder; no other form, as others are code or pickles.
+
+    Raises:
+        InputError: there is none.
+        RefusedError: it is broken, too large or has no vocabulary.
+    """
+    if not (path / _FILE).is_file():
+        raise InputError(f"expected {_FILE} in {path}: tokenizers of other forms are not read")
+    content = read_bounded(path / _FILE, _MAX_TOKENIZER)
+    from tokenizers import Tokenizer
+
+    with refusing(path / _FILE, Exception):  # the library raises nothing more special
+        text = content.decode()
+        json.loads(text)
+        words = Words(_unbounded(Tokenizer.from_str(text)))
+    if not 2 <= len(words.vocabulary) <= _MAX_VOCABULARY:
+        raise RefusedError(
+            f"expected 2 to {_MAX_VOCABULARY} tokens in {path / _FILE}, got {len(words.vocabulary)}"
+        )
+    return words
+
+
+def _unbounded(tokenizer: "Tokenizer") -> "Tokenizer":
+    """Neither cut nor fill up texts, whatever the file says."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
