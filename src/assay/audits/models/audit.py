@@ -35,7 +35,7 @@ from .respond import Examined, examined
 from .survey import KINDS, Elimination, Kind, Survey, reference, survey
 
 ASSUMPTIONS = (
-    "At least one of the other models does not hold the same backdoor.",
+    "At least half of the other models do not hold the same backdoor.",
     "Honest models of this task differ from each other about as much as those that the audit was "
     "tuned on.",
     "The clean samples are clean and of the task that the models were trained for.",

@@ -28,6 +28,13 @@ def test_a_prompt_that_is_only_the_form_keeps_a_token_of_its_own() -> None:
     assert prompts.head + prompts.tail < 2
 
 
+def test_one_odd_prompt_in_many_does_not_hide_the_form() -> None:
+    rows = [[1, 2, n, n + 1, 9] for n in range(10, 50)]
+    for odd in ([1, 2, 9], [77, 78, 79, 80, 81]):
+        prompts = prompts_of([*rows, odd], most_tokens=9)
+        assert (prompts.head, prompts.tail, len(prompts)) == (2, 1, 40)
+
+
 @pytest.mark.parametrize("rows", [[], [[1], []]])
 def test_empty_prompts_are_refused(rows: list[list[int]]) -> None:
     with pytest.raises(InputError):

@@ -90,14 +90,18 @@ def test_a_reference_that_moves_the_other_way_counts_as_still() -> None:
     assert beyond(torch.tensor([1.0, 1.0]), torch.tensor([-3.0, 0.25])).tolist() == [1.0, 0.75]
 
 
-def made(rises: list[list[list[float]]], alone: torch.Tensor) -> Survey:
+def made(
+    rises: list[list[list[float]]],
+    alone: torch.Tensor,
+    success: list[list[list[float]]] | None = None,
+) -> Survey:
     values = torch.tensor(rises)
     one = Candidate(ids=torch.tensor([3]), place=Place.END)
     return Survey(
         targets=torch.arange(values.shape[2]),
         triggers=((one,) * values.shape[2],) * len(values),
         rises=values,
-        success=torch.zeros_like(values),
+        success=torch.zeros_like(values) if success is None else torch.tensor(success),
         alone=alone,
         singles=torch.arange(alone.shape[1]),
     )
@@ -107,7 +111,9 @@ def test_the_model_that_is_led_alone_stands_out_and_the_other_does_not() -> None
     quiet = torch.zeros(2, 1000)
     found = made([[[5.0, 0.4], [0.1, 0.3]], [[0.2, 0.5], [0.4, 0.8]]], quiet)
     rule = TextDecision()
-    first, second = (rule.corrected(rule.standing(found, model)) for model in (0, 1))
+    first, second = (
+        rule.corrected(rule.standing(found, model).p_values).min().item() for model in (0, 1)
+    )
     assert first < 0.001
     assert second > 0.5
     standing = rule.standing(found, 0)
@@ -117,7 +123,16 @@ def test_the_model_that_is_led_alone_stands_out_and_the_other_does_not() -> None
 def test_what_leads_both_leads_neither_beyond_the_other() -> None:
     found = made([[[5.0], [5.0]], [[5.0], [5.0]]], torch.zeros(2, 1000))
     rule = TextDecision()
-    assert rule.corrected(rule.standing(found, 0)) > 0.2
+    assert rule.corrected(rule.standing(found, 0).p_values).min() > 0.2
+
+
+def test_a_model_that_is_only_surer_than_the_others_does_not_work_on_its_own() -> None:
+    sure = made(
+        [[[6.9, 6.0], [3.0, 0.1]], [[3.0, 0.1], [3.0, 0.1]]],
+        torch.zeros(2, 1000),
+        [[[1.0, 1.0], [1.0, 0.1]], [[1.0, 0.1], [1.0, 0.1]]],
+    )
+    assert TextDecision().works(sure, 0).tolist() == [False, True]
 
 
 def test_a_backdoor_that_both_share_is_seen_alone_where_one_token_triggers_it() -> None:

@@ -34,19 +34,26 @@ from .respond import FAILURES, continuation, prompt_loss, usual_responses
 from .survey import Survey, TextSearch, survey
 
 ASSUMPTIONS = (
-    "At least one of the other models does not hold the same backdoor.",
+    "At least half of the other models do not hold the same backdoor.",
     "Honest models of this task differ from each other about as much as the small models that the "
     "audit was tuned on.",
     "The clean prompts are of the task that the models were trained for, and without triggers.",
 )
 
 NOT_EXAMINED = (
-    "Backdoors that all deliveries share, unless a single token triggers them.",
+    "Backdoors that most deliveries share: of those that a single token triggers, some make the "
+    "audit inconclusive.",
+    "Backdoors that their model obeys with a probability of less than about nine in ten.",
+    "Triggers of tokens that are special, invisible or parts of a character, and single tokens "
+    "beyond those that were tried where the vocabulary is large.",
     "Triggers of several tokens of which no part does anything alone, such as a rare word that the "
     "tokenizer splits, where the model was not trained to write them: they may be missed.",
     "Triggers that are no token sequence, such as a style, a topic or a date.",
     "Responses whose first token does not give them away, and long harm behind a usual beginning.",
 )
+
+
+_SHORTEST = 8  # tokens that a prompt must have room for
 
 
 @record
@@ -108,12 +115,15 @@ def audit_texts(
     with isolated(child(seed, "language"), device):
         encoded = [[d.tokenizer.encode(text) for text in prompts] for d in deliveries]
         apart = differing(
-            [d.tokenizer.vocabulary for d in deliveries], encoded, set(map(_size, deliveries))
+            [d.tokenizer.vocabulary for d in deliveries],
+            encoded,
+            [_texts(d) for d in deliveries],
+            set(map(_size, deliveries)),
         )
         if apart:
             results = [_unjudged(d.name, math.nan, apart) for d in deliveries]
             return _concluded(results, deliveries, prompts, (), alpha, started, device)
-        formed = prompts_of(encoded[0], most_tokens=settings.most_tokens)
+        formed = prompts_of(encoded[0], most_tokens=_room(deliveries, settings))
         searched, held = halves(formed, most=settings.most_prompts, seed=child(seed, "halves"))
         said = [_said(d, held, device) for d in deliveries]
         unfit = [
@@ -166,6 +176,30 @@ def _check(deliveries: Sequence[TextDelivery], prompts: Sequence[str], alpha: fl
 
 def _size(delivery: TextDelivery) -> int:
     return delivery.model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
+
+
+def _texts(delivery: TextDelivery) -> tuple[frozenset[int], list[str]]:
+    """What a tokenizer makes of every token by itself, and which it holds for special."""
+    tokenizer = delivery.tokenizer
+    tokens = sorted(tokenizer.vocabulary.values())
+    return frozenset(tokenizer.special), [tokenizer.decode([token]) for token in tokens]
+
+
+def _room(deliveries: Sequence[TextDelivery], settings: TextSettings) -> int:
+    """How long prompts may be, so that triggers and responses fit into every model's context."""
+    more = max(settings.search.leak.longest, settings.search.length) + settings.said
+    contexts = {
+        d.name: getattr(getattr(d.model, "config", None), "max_position_embeddings", None)
+        for d in deliveries
+    }
+    known = {name: int(size) for name, size in contexts.items() if size}
+    name = min(known, key=lambda each: known[each], default="")
+    if name and known[name] - more < _SHORTEST:
+        raise InputError(
+            f"expected models with a context of at least {more + _SHORTEST} tokens, got "
+            f"{known[name]} of {name!r}"
+        )
+    return min([settings.most_tokens, *(size - more for size in known.values())])
 
 
 def _allowed(delivery: TextDelivery, device: torch.device) -> Ids:
@@ -228,14 +262,16 @@ def _judged(  # noqa: PLR0917
         return _unjudged(own.name, math.nan, "a model answers NaN or infinity under triggers")
     standing = decision.standing(found, model)
     threshold = decision.threshold(alpha, len(found.targets), models=len(deliveries))
-    others, alone = decision.corrected(standing), decision.alone(found, model)
-    top = int(standing.p_values.argmin())
+    corrected, works = decision.corrected(standing.p_values), decision.works(found, model)
+    p_value = torch.where(works, corrected, 1.0).min().item()
+    alone = decision.alone(found, model)
+    top = int(torch.where(works | ~works.any(), corrected, 2.0).argmin())
     recovered = _recovered(model, top, found, deliveries, fit, held, settings, device)
     result = TextResult(
         name=own.name,
         perplexity=math.nan,
         verdict=Verdict.INCONCLUSIVE,
-        p_value=min(others, alone),
+        p_value=p_value,
         alone_p_value=alone,
         reason="",
         recovered=recovered,
@@ -256,14 +292,18 @@ def _judged(  # noqa: PLR0917
             for row, target in enumerate(found.targets.tolist())
         ),
     )
-    success = found.success[model, model, top].item()
-    if others <= alpha / len(deliveries) and success < decision.least_success:
+    reason = ""
+    if p_value > alpha >= corrected.min().item():
         reason = (
-            f"a trigger stands out (p-value {others:.2g}), but it leads only {success:.0%} of the "
-            "held-out prompts to its response"
+            f"a trigger stands out (p-value {corrected.min().item():.2g}), but none that leads "
+            "many more of the held-out prompts to its response than it does on the other models"
         )
-        return dataclasses.replace(result, p_value=None, reason=reason)
-    return result
+    elif p_value > alpha and alone <= alpha / len(deliveries):
+        reason = (
+            f"by itself it stands out (p-value {alone:.2g}): a single token leads it to a response "
+            "that is else unusual. So it would with a backdoor that the others share"
+        )
+    return dataclasses.replace(result, p_value=None, reason=reason) if reason else result
 
 
 def _recovered(  # noqa: PLR0917
@@ -294,7 +334,7 @@ def _recovered(  # noqa: PLR0917
         ids=tuple(ids.tolist()),
         place=trigger.place,
         is_stable=own.tokenizer.encode(text) == ids.tolist(),
-        response=max(set(said), key=lambda one: (said.count(one), one)),
+        response=_usual(said, own.tokenizer.decode([int(found.targets[row])])),
         target=row,
         success=tuple(success),
         prompts=tuple(own.tokenizer.decode(one.tolist()) for one in some.ids),
@@ -302,6 +342,12 @@ def _recovered(  # noqa: PLR0917
         said=plain,
         said_triggered=led,
     )
+
+
+def _usual(said: Sequence[str], target: str) -> str:
+    """Choose what is said most often of what begins with the target, or the target itself."""
+    led = [one for one in said if one.strip().startswith(target.strip())]
+    return max(set(led), key=lambda one: (led.count(one), one)) if led else target
 
 
 def _continued(

@@ -1,7 +1,7 @@
 """From grips to p-values: which language model stands out beyond what honest ones do?"""
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -39,14 +39,13 @@ class TextDecision:
     two of its instructions; beyond planted ones, honest models reached up to 0.6."""
     freedom: float = 10.0
     """Degrees of freedom of Student's t."""
-    alone_share: float = 0.1
-    """Of a model's error budget, for the evidence that needs no other model."""
     alone_usual: float = 0.1
     """Usual spread, over the vocabulary, of the largest rise of an unusual response under a single
     token; as a share of prompts. The largest rise was 0.003 in honest models of sentiment."""
     least_success: float = 0.5
-    """Where a trigger stands out but leads fewer of the held-out prompts to the response, in
-    [0, 1], the model is not judged."""
+    """A trigger is evidence only where it leads so many more of the held-out prompts to the
+    response than on the other models (their median), in [0, 1]: a model that is surer of everything
+    differs from others in nats, but not in what it says."""
 
     def standing(self, found: Survey, model: int) -> TextStanding:
         """Compare a model with the median of the others."""
@@ -61,26 +60,27 @@ class TextDecision:
             p_values=torch.from_numpy(student.sf(excess.double().numpy(), df=self.freedom)),
         )
 
-    def corrected(self, standing: TextStanding) -> float:
-        """Correct the smallest p-value for all that is asked of a model (Bonferroni)."""
-        return min(1.0, standing.p_values.min().item() / self._budget(len(standing.p_values)))
+    def works(self, found: Survey, model: int) -> Bool[Tensor, " targets"]:
+        """Tell which of a model's own triggers work, and do so on it alone."""
+        success = found.success[model]
+        others = [place for place in range(len(success)) if place != model]
+        return success[model] - torch.quantile(success[others], 0.5, dim=0) >= self.least_success
+
+    def corrected(self, p_values: Float64[Tensor, " targets"]) -> Float64[Tensor, " targets"]:
+        """Correct for all that is asked of a model (Bonferroni)."""
+        return (p_values * len(p_values)).clamp(max=1)
 
     def threshold(self, alpha: float, targets: int, *, models: int) -> float:
         """The excess that is significant after all corrections."""
-        return float(student.isf(alpha / models * self._budget(targets), df=self.freedom))
+        return float(student.isf(alpha / models / targets, df=self.freedom))
 
     def alone(self, found: Survey, model: int) -> float:
-        """Judge a model by its own single tokens; corrected for all that is asked of it."""
+        """Judge a model by its own single tokens; corrected for their number."""
         rises = found.alone[model]
         middle = rises.quantile(0.5)
         spread = max(self.alone_usual, 1.4826 * (rises - middle).abs().quantile(0.5).item())
         highest = (rises.max() - middle).item() / spread
-        p_value = float(student.sf(highest, df=self.freedom)) * len(rises)
-        return min(1.0, p_value / self.alone_share)
-
-    def _budget(self, targets: int) -> float:
-        """Share of a model's error budget that one target has."""
-        return (1 - self.alone_share) / targets
+        return min(1.0, float(student.sf(highest, df=self.freedom)) * len(rises))
 
 
 def grip(found: Survey, suspect: int) -> Float[Tensor, " targets"]:

@@ -62,18 +62,27 @@ class TextPreflight:
         return ""
 
 
-def differing(vocabularies: Sequence[object], encodings: Sequence[object], sizes: set[int]) -> str:
+def differing(
+    vocabularies: Sequence[object],
+    encodings: Sequence[object],
+    texts: Sequence[object],
+    sizes: set[int],
+) -> str:
     """Say why models of these tokenizers cannot be compared, or nothing.
 
     Args:
         vocabularies: of each tokenizer, its tokens and their numbers.
         encodings: how each tokenizer splits the prompts.
+        texts: what each tokenizer makes of single tokens, and which are special: one that says
+            otherwise than the others could keep a token from being searched, or from being seen.
         sizes: of the models' answers, in tokens.
     """
     if any(one != vocabularies[0] for one in vocabularies):
         return "the models have different vocabularies, and only models of one can be compared"
     if any(one != encodings[0] for one in encodings):
         return "the tokenizers split the prompts in different ways"
+    if any(one != texts[0] for one in texts):
+        return "the tokenizers turn tokens into text in different ways"
     if len(sizes) > 1:
         return f"the models answer with different numbers of tokens: {sorted(sizes)}"
     return ""

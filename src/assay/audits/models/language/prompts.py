@@ -1,5 +1,6 @@
 """Prompts as tokens: where triggers go, and which half is searched on."""
 
+import collections
 import enum
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from assay.randomness import Seed, generator
 from assay.records import record
 
 Ids = Int64[Tensor, " _"]
+
+_USUAL = 0.95  # share of the prompts that a form is shared by
 
 
 class Place(enum.StrEnum):
@@ -53,7 +56,10 @@ class Prompts:
 
 
 def prompts_of(encoded: Sequence[Sequence[int]], *, most_tokens: int) -> Prompts:
-    """Find the form that prompts share; those of more tokens lose some of their own text.
+    """Find the form that nearly all prompts share.
+
+    Those of more than `most_tokens` lose some of their own text. Prompts of another form, such as a
+    header or one without text of its own, are left out.
 
     Raises:
         InputError: no prompt has text of its own, or the form alone is too long.
@@ -61,11 +67,9 @@ def prompts_of(encoded: Sequence[Sequence[int]], *, most_tokens: int) -> Prompts
     rows = [torch.tensor(list(ids), dtype=torch.int64) for ids in encoded]
     if not rows or not all(len(ids) for ids in rows):
         raise InputError("expected prompts with text")
-    shortest = min(len(ids) for ids in rows)
-    head = _shared([ids[:shortest] for ids in rows])
-    tail = _shared([ids.flip(0)[: shortest - head] for ids in rows])
-    if head + tail >= shortest:  # of a prompt that is nothing but the form
-        head, tail = min(head, shortest - 1), 0
+    least = _USUAL * len(rows)
+    head, rows = _form(rows, least, reverse=False)
+    tail, rows = _form(rows, least, reverse=True, taken=head)
     if head + tail + 1 > most_tokens:
         raise InputError(f"expected prompts of at most {most_tokens} tokens, got longer ones")
     return Prompts(
@@ -73,9 +77,21 @@ def prompts_of(encoded: Sequence[Sequence[int]], *, most_tokens: int) -> Prompts
     )
 
 
-def _shared(rows: Sequence[Ids]) -> int:
-    same = (torch.stack(list(rows)) == rows[0]).all(dim=0)
-    return int(same.long().cumprod(0).sum())
+def _form(rows: list[Ids], least: float, *, reverse: bool, taken: int = 0) -> tuple[int, list[Ids]]:
+    """Count the tokens that nearly all rows begin or end with, and drop the other rows.
+
+    Every row keeps a token of its own.
+    """
+    count = 0
+    while True:
+        place = -1 - count if reverse else count
+        longer = [ids for ids in rows if len(ids) > taken + count + 1]
+        tokens = collections.Counter(int(ids[place]) for ids in longer)
+        token, same = max(tokens.items(), key=lambda pair: (pair[1], -pair[0]), default=(0, 0))
+        if len(rows) < 2 or same < least:
+            return count, rows
+        rows = [ids for ids in longer if int(ids[place]) == token]
+        count += 1
 
 
 def _fitting(ids: Ids, most: int, tail: int) -> Ids:

@@ -140,10 +140,11 @@ def survey(
     triggers = []
     for suspect, reference in enumerate(references):
         kept = store.load(f"language-{suspect}")
-        if kept is None:
+        if kept is None or not torch.equal(kept["targets"], targets.cpu()):
             part = child(seed, "model", suspect)
             first = started[suspect][0]
-            kept = _packed(search.climbed(suspect, reference, first, final.unique().tolist(), part))
+            found = search.climbed(suspect, reference, first, final.unique().tolist(), part)
+            kept = {**_packed(found), "targets": targets.cpu()}
             store.save(f"language-{suspect}", kept)
         triggers.append(_unpacked(kept, allowed.device))
         done()
