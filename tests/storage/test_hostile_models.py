@@ -17,7 +17,7 @@ from torch import nn
 
 from assay.errors import InputError, RefusedError
 from assay.storage import load_model
-from assay.storage.huggingface import processor
+from assay.storage.huggingface import _check_settings, processor, read_encoder, read_model
 from assay.storage.pickles import foreign_globals
 
 IMAGES = torch.zeros(2, 3, 8, 8)
@@ -314,6 +314,17 @@ CONFIG = {
 }
 
 
+GPT_NEO = {
+    "architectures": ["GPTNeoForCausalLM"],
+    "model_type": "gpt_neo",
+    "attention_types": [[["global", "local"], 1]],
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_size": 8,
+    "vocab_size": 16,
+}
+
+
 def hugging(path: pathlib.Path, **settings: object) -> str:
     (path / "config.json").write_text(json.dumps({**CONFIG, **settings}))
     save_file({"x": torch.ones(1)}, path / "model.safetensors")
@@ -333,6 +344,11 @@ def hugging(path: pathlib.Path, **settings: object) -> str:
         ({"model_type": "of-my-own"}, "of-my-own|broken"),
         ({"model_type": None}, "model_type"),
         ({"depths": [10**9, 1]}, "depths"),
+        ({"model_type": "gpt2", "n_layer": 10_000_000}, "n_layer"),
+        ({"model_type": "gpt_neo", "attention_types": [[["global"], 10_000_000]]}, "repeated"),
+        ({"model_type": "gpt_neo", "attention_types": [[["local"] * 99, 999]] * 99}, "repeated"),
+        ({"model_type": "gpt_neo", "attention_types": [["global", 10_000_000]]}, "repeated"),
+        ({**GPT_NEO, "max_position_embeddings": 300_000}, "at most 16384 MB"),
         ({"hidden_sizes": [10**9, 8]}, "hidden_sizes"),
         ({"hidden_sizes": [9_000_000, 9_000_000]}, "MB"),
         ({"hidden_sizes": "abc"}, "broken"),
@@ -346,6 +362,41 @@ def hugging(path: pathlib.Path, **settings: object) -> str:
 def test_configurations(tmp_path, settings: dict, pattern: str) -> None:
     with pytest.raises(InputError, match=pattern):
         load_model(hugging(tmp_path, **settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("resnet", {}),
+        ("vit", {}),
+        ("clip", {}),
+        ("convnext", {}),
+        ("gpt2", {}),
+        ("llama", {}),
+        ("gpt_neo", {}),
+        ("efficientnet", {}),
+        ("funnel", {"block_sizes": [4, 4, 4]}),
+        ("gemma3n_text", {"vocab_size_per_layer_input": 262_144}),
+        ("llama", {"block_size": 4_096, "layer_rope_theta": [500_000.0, 0]}),
+    ],
+)
+def test_settings_of_honest_models_pass(tmp_path, kind: str, settings: dict) -> None:
+    from transformers import AutoConfig
+
+    said = {**AutoConfig.for_model(kind).to_dict(), **settings}
+    _check_settings(json.loads(json.dumps(said)), tmp_path)
+
+
+def test_models_of_the_oldest_names_have_their_heads(tmp_path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    made = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16, n_positions=8))
+    made.save_pretrained(tmp_path)
+    read = read_model(tmp_path, max_mb=1)
+    ids = torch.arange(4)[None]
+    assert torch.equal(read.eval()(ids).logits, made.eval()(ids).logits)
+    with pytest.raises(InputError, match="expected an encoder"):
+        read_encoder(tmp_path, max_mb=1)
 
 
 def test_code_in_the_folder_runs_nothing(tmp_path, marker) -> None:

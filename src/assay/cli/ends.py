@@ -3,6 +3,7 @@
 import enum
 
 from assay.errors import InputError, UsageError
+from assay.reports.text import PARAGRAPH, plain
 from assay.results import Verdict
 
 
@@ -43,7 +44,8 @@ def of_error(error: Exception) -> Exit:
 
 
 def in_one_line(error: Exception) -> str:
-    """Say what went wrong, for a person."""
+    """Say what went wrong, for a person; what a file made it say does nothing to a terminal."""
     said = " ".join(str(error).split())
     known = type(error).__module__.startswith("assay.")
-    return said if known and said else f"{type(error).__name__}: {said}".removesuffix(": ")
+    whole = said if known and said else f"{type(error).__name__}: {said}".removesuffix(": ")
+    return plain(whole, PARAGRAPH)

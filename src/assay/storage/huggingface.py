@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
 _MAX_JSON = 2**24
 _MAX_NUMBER = 10_000_000
 _MAX_REPEATS = 1_000
-_REPEATED = ("layers", "depths", "blocks", "repeats", "stages", "experts")
+_REPEATED = ("layer", "depth", "block", "repeats", "stages", "experts")
+_SIZES = ("_size", "_size_per_layer_input", "_theta", "_channel", "_channels")
 _LOADING = ("auto_map", "implementation", "quantization", "backbone", "use_kernels", "gguf")
 _FOREIGN_TYPES = frozenset({"timm_wrapper", "timm_backbone"})
 _PROCESSOR = "preprocessor_config.json"
 _KEPT = ("config.json", _PROCESSOR, "processor_config.json")
 _TASKS = ("ForImageClassification", "ForSequenceClassification", "ForCausalLM")
+_HEADED = "LMHeadModel"
+"""How the oldest causal language models are called."""
 _PROJECTED = "CLIPVisionModelWithProjection"
 """The one encoder that `AutoModel` builds without a part of it."""
 
@@ -65,7 +69,7 @@ def read_encoder(path: pathlib.Path, *, max_mb: int) -> nn.Module:
     """
     config = _config(path)
     named = (config.architectures or [""])[0]
-    if named.endswith(_TASKS):
+    if _task(named):
         raise InputError(f"expected an encoder in {path}, whose outputs are features, got {named}")
     kind: Any = type(_skeleton(config, max_mb, path))
     weights = _weights(path, max_mb)
@@ -195,13 +199,40 @@ def _check_settings(said: Any, path: pathlib.Path, name: str = "") -> None:
     if isinstance(said, dict):
         for key, value in said.items():
             _check_settings(value, path, key)
+            _check_repeats(value, path, key)
     elif isinstance(said, list):
         for value in said:
             _check_settings(value, path, name)
     elif isinstance(said, int | float):
-        most = _MAX_REPEATS if any(word in name for word in _REPEATED) else _MAX_NUMBER
+        counts = any(word in name for word in _REPEATED) and not name.endswith(_SIZES)
+        most = _MAX_REPEATS if counts else _MAX_NUMBER
         if not -most <= said <= most:
             raise RefusedError(f"expected {name!r} of at most {most} in {path}, got {said}")
+
+
+def _check_repeats(said: Any, path: pathlib.Path, name: str) -> None:
+    """Refuse lists that say to repeat parts of them, as `[[["global"], 12]]` does, too often."""
+    repeats = _repeats(said) if isinstance(said, list) else 0
+    length = repeats and repeats * len(json.dumps(said))
+    if length > _MAX_NUMBER:
+        raise RefusedError(
+            f"expected {name!r} of at most {_MAX_NUMBER} characters in {path} once its parts are "
+            f"repeated as it says, got up to {length}"
+        )
+
+
+def _repeats(values: list[Any]) -> int | float:
+    """Sum the numbers in a list and its lists that stand beside anything but numbers."""
+    numbers = [abs(value) for value in values if isinstance(value, int | float)]
+    own = sum(numbers) if len(numbers) < len(values) else 0
+    return own + sum(_repeats(value) for value in values if isinstance(value, list))
+
+
+def _task(named: str) -> str:
+    """Tell from a class's name what the model is for; empty for a model without a head."""
+    if named.endswith(_HEADED):
+        return "ForCausalLM"
+    return next((task for task in _TASKS if named.endswith(task)), "")
 
 
 def _skeleton(config: "PretrainedConfig", max_mb: int, path: pathlib.Path) -> "PreTrainedModel":
@@ -210,13 +241,13 @@ def _skeleton(config: "PretrainedConfig", max_mb: int, path: pathlib.Path) -> "P
 
     with refusing(path, *_failures()), torch.device("meta"):
         named = (config.architectures or [""])[0]
-        task = next((task for task in _TASKS if named.endswith(task)), "")
         if named == _PROJECTED and isinstance(config, transformers.CLIPVisionConfig):
             model = transformers.CLIPVisionModelWithProjection(config)
         else:
-            maker = getattr(transformers, f"AutoModel{task}")
+            maker = getattr(transformers, f"AutoModel{_task(named)}")
             model = maker.from_config(config, trust_remote_code=False)
-    size = sum(value.numel() * value.itemsize for value in model.state_dict().values())
+    tensors = itertools.chain(model.parameters(), model.buffers())  # some buffers are not stored
+    size = sum(value.numel() * value.itemsize for value in tensors)
     if size > max_mb * 2**20:
         raise RefusedError(
             f"expected a model of at most {max_mb} MB in {path}, got {size >> 20} MB"

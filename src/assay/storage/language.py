@@ -1,9 +1,10 @@
 """Causal language models of another party, with their tokenizers: no pickle, no code of theirs."""
 
 import json
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 _MAX_TOKENIZER = 2**26
 _MAX_VOCABULARY = 1_000_000
+_MAX_TOKEN = 1_024
+_MAX_GROWTH = 16
+_MAX_STEPS = {"Replace": 8, "ByteLevel": 4, "Precompiled": 1}
+"""How many steps there may be of those that lengthen texts: one after the other, they multiply."""
+
+_PARTS = ("normalizer", "pre_tokenizer", "decoder")
 _FILE = "tokenizer.json"
 
 
@@ -99,7 +106,7 @@ def read_tokenizer(path: pathlib.Path) -> Words:
 
     Raises:
         InputError: there is none.
-        RefusedError: it is broken, too large or has no vocabulary.
+        RefusedError: it is broken, too large, has no vocabulary or lengthens texts too much.
     """
     if not (path / _FILE).is_file():
         raise InputError(f"expected {_FILE} in {path}: tokenizers of other forms are not read")
@@ -109,16 +116,59 @@ def read_tokenizer(path: pathlib.Path) -> Words:
     with refusing(path / _FILE, Exception):  # the library raises nothing more special
         text = content.decode()
         json.loads(text)
-        words = Words(_unbounded(Tokenizer.from_str(text)))
+        tokenizer = _unbounded(Tokenizer.from_str(text))
+        _check_steps(json.loads(tokenizer.to_str()), path)  # as built: files leave types out
+        words = Words(tokenizer)
     if not 2 <= len(words.vocabulary) <= _MAX_VOCABULARY:
         raise RefusedError(
             f"expected 2 to {_MAX_VOCABULARY} tokens in {path / _FILE}, got {len(words.vocabulary)}"
         )
+    longest = max(map(len, words.vocabulary))
+    if longest > _MAX_TOKEN:
+        raise RefusedError(
+            f"expected tokens of at most {_MAX_TOKEN} characters in {path / _FILE}, got {longest}; "
+            "ask for the tokenizer that the model was trained with"
+        )
     return words
 
 
+def _check_steps(said: dict[str, Any], path: pathlib.Path) -> None:
+    """Refuse steps that would make a short text endless."""
+    steps = [step for part in _PARTS for step in _steps(said.get(part))]
+    for kind, most in _MAX_STEPS.items():
+        count = sum(step.get("type") == kind for step in steps)
+        if count > most:
+            raise RefusedError(
+                f"expected at most {most} steps {kind!r} in {path / _FILE}, got {count}; "
+                "ask for a tokenizer without them"
+            )
+    growth = math.prod(_growth(step) for step in steps if step.get("type") == "Replace")
+    if growth > _MAX_GROWTH:
+        raise RefusedError(
+            f"expected replacements in {path / _FILE} that make a text at most {_MAX_GROWTH} times "
+            f"as long, got {growth:.3g} times; ask for a tokenizer without them"
+        )
+
+
+def _steps(said: Any) -> Iterator[dict[str, Any]]:
+    """Yield what is described inside a part of a tokenizer, at any depth."""
+    if isinstance(said, dict):
+        yield said
+        said = list(said.values())
+    if isinstance(said, list):
+        for value in said:
+            yield from _steps(value)
+
+
+def _growth(step: dict[str, Any]) -> float:
+    """How much longer a replacement makes a text at most; an expression may match a character."""
+    replaced = step["pattern"].get("String", "")
+    return max(1.0, len(step["content"]) / max(1, len(replaced)))
+
+
 def _unbounded(tokenizer: "Tokenizer") -> "Tokenizer":
-    """Neither cut nor fill up texts, whatever the file says."""
+    """Neither cut nor fill up nor repeat texts, whatever the file says."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.post_processor = None
     return tokenizer
