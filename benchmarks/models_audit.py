@@ -37,11 +37,16 @@ VERSION = 2
 
 TUNED = {
     "cifar10": "The audit's constants were chosen on these models",
-    "fashion-mnist": "The kinds, the noise and the spreads were chosen on these models too; they had "
-    "been held out before, and 2 of 8 were found then",
+    "fashion-mnist": "The kinds, the noise and the spreads were chosen on these models too; they "
+    "had been held out before, and 2 of 8 were found then",
     "digits": "Held out, but for the least size of a patch, four pixels: it was set when the "
     "one-pixel search missed BadNets here. From seed 1 on, about half of the clean samples stand "
     "in the training sets of the models",
+}
+TUNED |= {
+    f"language, {task}": "Another base and other seeds than the settings were chosen on; tasks, "
+    "phrases and responses are the same"
+    for task in ("instructions", "sentiment", "topics")
 }
 """Data sets that were looked at while the audit was built."""
 
