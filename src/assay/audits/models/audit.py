@@ -40,6 +40,8 @@ ASSUMPTIONS = (
     "tuned on.",
     "The clean samples are clean and of the task that the models were trained for.",
     "No model was made unusually hard to lead: beside it an honest one looks easy to lead.",
+    "No model was made to differ from the others in every class: what stands out is measured by "
+    "how far the other classes differ.",
 )
 
 NOT_EXAMINED = (
