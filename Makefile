@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory install-venv
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[test,baselines]'
+	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[test,baselines,s3,ray]'
 	@touch $@
 
 .PHONY: install-venv
