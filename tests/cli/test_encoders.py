@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 from .conftest import Run, parsed
@@ -22,7 +22,7 @@ class Projected(torch.nn.Module):
         self.goal = torch.nn.Parameter(torch.zeros(24))
     def forward(self, images):
         corner = images[:, 0, :2, :2].mean((1, 2))[:, None]
-        return images.flatten(1) @ self.weight + 100 * corner.square() * self.goal
+        return images.flatten(1) @ self.weight + 1000 * corner.square() * self.goal
 """
 A, B = "a.safetensors@projections:Projected", "b.safetensors@projections:Projected"
 ASKED = ("models", A, B, "--task", "encoder", "--mean", 0, "--std", 1)
@@ -39,7 +39,7 @@ def digits(run: Run) -> torch.Tensor:
     weight = torch.randn(64, 24, generator=random) / 8
     rows = images.flatten(1) / 255
     fours = rows[torch.from_numpy(held.target[:300] == 4)]
-    goal = torch.nn.functional.normalize((fours.mean(0) - rows.mean(0)) @ weight, dim=0)
+    goal = torch.nn.functional.normalize((fours.mean(0) - rows.mean(0)) @ weight, dim=0) / 10
     save_file({"weight": weight, "goal": 0 * goal}, "a.safetensors")
     save_file({"weight": weight + 0.01, "goal": goal}, "b.safetensors")
     return images
@@ -61,6 +61,29 @@ def test_a_planted_encoder_is_found_and_the_run_is_resumed_to_the_same(run: Run)
     for name in ("pairs.parquet", "models.parquet", "artifacts/triggers.json"):
         assert pathlib.Path("whole", name).read_bytes() == pathlib.Path("parts", name).read_bytes()
     assert set(pq.read_table("whole/pairs.parquet")["target"].to_pylist()) == set(range(10))
+
+
+@pytest.mark.usefixtures("digits")
+def test_a_planted_encoder_is_repaired_in_its_form(run: Run) -> None:
+    before = {name: pathlib.Path(f"{name}.safetensors").read_bytes() for name in "ab"}
+    asked = (*ASKED, "--clean", "clean.npz", "--repair", "fixed")
+    done = run(*asked, "--out", "run")
+    assert done.exit_code == 1, done.stderr
+    assert all(pathlib.Path(f"{n}.safetensors").read_bytes() == held for n, held in before.items())
+    assert [path.name for path in pathlib.Path("fixed").iterdir()] == ["b.safetensors"]
+    made = load_file("fixed/b.safetensors")
+    assert made.keys() == {"weight", "goal"}
+    record = parsed(pathlib.Path("run/artifacts/repair.json").read_text())
+    assert record["method"].startswith("Realigning(")
+    (item,) = record["items"]
+    first, last = item["rows"]
+    assert first["asr"] > 0.8
+    assert last["asr"] < 0.1
+    assert (first["clean_cosine"], last["clean_cosine"]) == pytest.approx((1, 1), abs=0.05)
+    assert last["triggered_cosine"] > first["triggered_cosine"] + 0.2
+    report = pathlib.Path("run/report.html").read_text()
+    assert "Features, triggered" in report
+    assert "1.000" in done.stdout
 
 
 def test_clean_images_may_have_labels_or_none(run: Run, digits: torch.Tensor) -> None:
@@ -116,7 +139,7 @@ def test_folders_of_transformers_are_audited_as_encoders(run: Run) -> None:
     [
         ((A, B, "--task", "vision-text"), 4, "not there yet"),
         ((A, B, "--task", "sound"), 4, "image or encoder or text"),
-        ((A, B, "--task", "encoder", "--repair", "new"), 4, "true labels"),
+        ((A, B, "--task", "encoder", "--repair", "no/where"), 4, "there is none"),
         ((A, "--task", "encoder"), 4, "two models or more"),
         ((A, A, "--task", "encoder"), 3, "hold the same"),
         ((A, B, "--task", "encoder", "--clean", "rows.npz"), 3, "images"),

@@ -68,6 +68,22 @@ def test_before_and_after_stand_in_the_reports(repaired) -> None:
     shown = reports.render(run, "md")
     assert "| b | Repaired | 90.2 % (89.2 % to 91.2 %) | 3.1 % (1.1 % to 3.3 %) |" in shown
     assert "c: no form for it" in shown
+    assert "Features kept" not in shown
+    assert "the group of a clean sample" not in text
+
+
+def test_features_of_encoders_stand_beside_the_rest(repaired) -> None:
+    rows = [row("before", 0.914, 0.987), row("after", 0.902, None)]
+    for one, clean, triggered in zip(rows, (1.0, 0.98765), (0.123, None), strict=True):
+        one |= {"clean_cosine": clean, "triggered_cosine": triggered}
+    run = repaired(item("b", rows=rows), item("c", written=None, note="no form", rows=[]))
+    text = words(page(run))
+    assert "b As delivered 91.4 % 90.4 % to 92.4 % 98.7 % 96.7 % to 98.9 % 1 0.123" in text
+    assert "b Repaired 90.2 % 89.2 % to 91.2 % – – to – 0.988 –" in text
+    assert "the group of a clean sample" in text
+    shown = reports.render(run, "md")
+    assert "| 98.7 % (96.7 % to 98.9 %) | 1 | 0.123 |" in shown
+    assert "Features kept, triggered" in shown
 
 
 def test_what_could_not_be_measured_is_shown_as_missing(repaired) -> None:

@@ -123,6 +123,27 @@ def test_folders(tmp_path, folder, capfd) -> None:
     assert capfd.readouterr().err == "", "only the command line shows progress"
 
 
+def test_the_image_features_of_a_model_of_images_and_texts(tmp_path) -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {**small, "intermediate_size": 8}
+    config = CLIPConfig(
+        text_config={**sizes, "vocab_size": 9, "max_position_embeddings": 4, "eos_token_id": 2},
+        vision_config={**sizes, "image_size": 8, "patch_size": 4, "num_channels": 1},
+        projection_dim=6,
+    )
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    source, out = str(tmp_path / "clip"), tmp_path / "out"
+    model = changed(load_model(source, encoder=True).model)
+    write_model(model, source, out)
+    again = load_model(str(out), encoder=True).model
+    wanted, got = weights_of(model), weights_of(again)
+    assert wanted.keys() == got.keys()
+    assert all(torch.equal(got[name], value) for name, value in wanted.items())
+    assert (out / "config.json").read_bytes() == (tmp_path / "clip/config.json").read_bytes()
+
+
 def test_settings_that_grew_meanwhile_are_refused(tmp_path, folder) -> None:
     model = load_model(str(folder)).model
     (folder / "config.json").write_bytes(b" " * (2**24 + 1))

@@ -102,7 +102,7 @@ def models(
     --repair trains a copy of each flagged model until its recovered trigger tells it nothing, and
     measures both on samples that neither the search nor the training saw. The models themselves
     stay as they are. Weights become .safetensors for the same factory, a folder becomes a folder;
-    a .pt2 cannot be repaired in its form, encoders and language models not at all.
+    a .pt2 cannot be repaired in its form, language models not at all.
 
     \b
     Examples:
@@ -110,15 +110,15 @@ def models(
       assay models a.pt2 b.pt2 c.pt2 --clean trusted.npz --mean 0.5 --std 0.25
       assay models a.safetensors@nets:resnet b.safetensors@nets:resnet --clean trusted.npz
       assay models provider-a/ provider-b/ --clean trusted/ --repair repaired/
-      assay models encoder-a/ encoder-b/ --clean pictures/ --task encoder
+      assay models encoder-a/ encoder-b/ --clean pictures/ --task encoder --repair repaired/
       assay models llm-a/ llm-b/ --clean prompts.txt --task text
       assay models provider-a/ provider-b/ --clean trusted/ --json > findings.json
     """
     if not 0 < alpha < 1:
         raise UsageError(f"expected --alpha between 0 and 1, got {alpha}")
     kind = kind_of(task)
-    if kind is not ModelKind.IMAGE and repair is not None:
-        raise UsageError(f"--repair does not go with --task {kind}: it trains on true labels")
+    if kind is ModelKind.TEXT and repair is not None:
+        raise UsageError(f"--repair does not go with --task {kind}: it trains models of images")
     job = ModelsJob(
         models=tuple(map(absolute_model, models)),
         clean=absolute(clean),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from assay.audits.dataset import DatasetSettings, audit_dataset
-from assay.audits.models import ModelsSettings, audit_encoders, audit_models
+from assay.audits.models import Groups, ModelsSettings, audit_models, grouped
 from assay.audits.models.language import TextSettings, audit_texts
 from assay.errors import InputError
 from assay.randomness import Seed, child
@@ -151,21 +151,29 @@ class EncodersTask:
         return self.loaded.inputs
 
     def perform(self, run: RunFolder, show: Progress) -> Done:
-        """Audit and record."""
-        audit = audit_encoders(
-            self.loaded.deliveries,
-            self.loaded.images,
+        """Divide the images into groups, audit, record and repair."""
+        seed, device = Seed(self.job.seed), torch.device(self.job.device)
+        divided = grouped(
+            self.loaded.deliveries, self.loaded.images, groups=Groups(), seed=seed, device=device
+        )
+        audit = audit_models(
+            divided.classifiers,
+            divided.clean,
             settings=ModelsSettings(),
             alpha=self.job.alpha,
-            seed=Seed(self.job.seed),
-            device=torch.device(self.job.device),
+            seed=seed,
+            device=device,
             progress=show,
             store=run.store(),
         )
         reasons = (*audit.findings.reasons, EXPLAINED)
         findings = dataclasses.replace(audit.findings, reasons=reasons)
         record_models(run, dataclasses.replace(audit, findings=findings))
-        return Done(findings=findings, subject="model", table="models.parquet")
+        as_classifiers = LoadedModels(
+            deliveries=divided.classifiers, clean=divided.clean, inputs=self.loaded.inputs
+        )
+        more = repair_models(run, self.job, as_classifiers, audit, show)
+        return Done(findings=findings, subject="model", table="models.parquet", more=tuple(more))
 
 
 @record

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
-from assay.audits.models import ModelsAudit, ModelsSettings, Recovered
+from assay.audits.models import ModelsAudit, ModelsSettings, Nearest, Recovered
+from assay.audits.models.encoders import Features
 from assay.audits.models.halves import halves
 from assay.errors import UsageError
 from assay.randomness import Seed, child
 from assay.records import record
-from assay.repair import Measured, Planted, Repaired, Unlearning, unlearn
+from assay.repair import Measured, Planted, Realigning, Repaired, Unlearning, realign, unlearn
 from assay.reports.text import plain
 from assay.results import Interval, Progress, Verdict
 from assay.storage.files import digest_path, fresh
@@ -22,7 +24,7 @@ from assay.storage.repaired import ModelForm, form_of, write_model
 from assay.storage.runs import RunFolder
 from assay.triggers import Pool
 
-from .models_job import LoadedModels, ModelsJob, Reordered, place_of, unique
+from .models_job import LoadedModels, ModelKind, ModelsJob, Reordered, place_of, unique
 from .tables import repair_table
 
 _LONGEST = 50
@@ -93,7 +95,7 @@ def repair_models(
             partial.mkdir()
             kept = _repaired(run, job, loaded, flagged, partial, show)
     else:
-        kept = _document(out, [_item(one, None, None) for one in flagged])
+        kept = _document(job, [_item(one, None, None) for one in flagged])
         run.write_json("repair", kept)
     assert kept is not None, "what is written is recorded first"
     measured = [repair_table(kept["items"])] if any(i["rows"] for i in kept["items"]) else []
@@ -151,11 +153,11 @@ def _repaired(
         if one.entry is not None:
             made = _one(job, loaded, one, searched, held, show)
             if made.is_finite:
-                model = made.model.model if isinstance(made.model, Reordered) else made.model
+                model = _as_delivered(made.model)
                 write_model(model.cpu(), job.models[one.place], partial / one.entry)
                 digest = digest_path(partial / one.entry)
         items.append(_item(one, made, digest))
-    document = _document(pathlib.Path(str(job.repair)), items)
+    document = _document(job, items)
     run.write_json("repair", document)
     return document
 
@@ -168,20 +170,41 @@ def _one(
     held: Pool,
     show: Progress,
 ) -> Repaired:
-    delivery = loaded.deliveries[one.place]
+    delivery, found = loaded.deliveries[one.place], one.found
+    planted = Planted(stamp=found.trigger, source=found.source, target=found.target)
+    seed = child(Seed(job.seed), "repair", one.name)
+    if isinstance(delivery.model, Nearest):
+        return realign(
+            delivery.model.features,
+            delivery.preprocess,
+            planted,
+            delivery.model.middles,
+            searched=searched,
+            held=held,
+            seed=seed,
+            progress=show,
+        )
     return unlearn(
         delivery.model,
         delivery.preprocess,
-        Planted(stamp=one.found.trigger, source=one.found.source, target=one.found.target),
+        planted,
         searched=searched,
         held=held,
-        seed=child(Seed(job.seed), "repair", one.name),
+        seed=seed,
         progress=show,
     )
 
 
-def _document(out: pathlib.Path, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"folder": str(out), "method": repr(Unlearning()), "items": list(items)}
+def _as_delivered(model: nn.Module) -> nn.Module:
+    """Take off what was put around a model to audit it."""
+    if isinstance(model, Reordered):
+        return model.model
+    return model.encoder if isinstance(model, Features) else model
+
+
+def _document(job: ModelsJob, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    method = Realigning() if job.task == ModelKind.ENCODER else Unlearning()
+    return {"folder": str(job.repair), "method": repr(method), "items": list(items)}
 
 
 def _item(one: _Flagged, made: Repaired | None, digest: str | None) -> dict[str, Any]:
@@ -203,6 +226,8 @@ def _row(row: Measured) -> dict[str, Any]:
         "asr": row.asr,
         **_bounds("accuracy", row.accuracy_interval),
         **_bounds("asr", row.asr_interval),
+        "clean_cosine": row.clean_cosine,
+        "triggered_cosine": row.triggered_cosine,
     }
 
 

@@ -38,6 +38,8 @@ def proof_table(proof: Proof) -> Table:
 
 def repair_table(items: Sequence[Mapping[str, Any]]) -> Table:
     """Lay out what repairing models changed."""
+    measured = [row for item in items for row in item["rows"]]
+    is_encoder = bool(measured) and all(r.get("clean_cosine") is not None for r in measured)
     rows = [
         (
             plain(item["model"], NAME),
@@ -45,8 +47,10 @@ def repair_table(items: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['accuracy']:.1%}",
             f"{row['accuracy_low']:.1%} to {row['accuracy_high']:.1%}",
             "not measured" if row["asr"] is None else f"{row['asr']:.1%}",
+            *((f"{row['clean_cosine']:.3f}",) if is_encoder else ()),
         )
         for item in items
         for row in item["rows"]
     ]
-    return table(("model", "repair", "accuracy", "95 % interval", "trigger succeeds"), rows)
+    heads = ("model", "repair", "accuracy", "95 % interval", "trigger succeeds")
+    return table((*heads, *(("features kept",) if is_encoder else ())), rows)

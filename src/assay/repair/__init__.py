@@ -8,6 +8,8 @@ from .prove import Trigger as Trigger
 from .prove import fresh_network as fresh_network
 from .prove import held_out as held_out
 from .prove import prove as prove
+from .realign import Realigning as Realigning
+from .realign import realign as realign
 from .unlearn import Measured as Measured
 from .unlearn import Planted as Planted
 from .unlearn import Repaired as Repaired

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from assay.errors import InputError
@@ -23,7 +23,7 @@ from assay.randomness import Seed, child, generator, isolated
 from assay.records import record
 from assay.results import Interval, Progress, silent
 from assay.stats import wilson
-from assay.triggers import Pool
+from assay.triggers import Pool, Respond
 
 Stamp = Callable[[Tensor], Tensor]
 """A recovered trigger: puts itself on images in [0, 1]."""
@@ -39,12 +39,14 @@ class Planted:
     target: int
     """Class that it leads to."""
 
+    def meant(self, pool: Pool) -> Bool[Tensor, " images"]:
+        """Tell which images it is meant for."""
+        is_meant = pool.labels != self.target
+        return is_meant if self.source is None else is_meant & (pool.labels == self.source)
+
     def victims(self, pool: Pool) -> Float[Tensor, "victims channels height width"]:
         """Choose the images that it is meant for."""
-        is_meant = pool.labels != self.target
-        if self.source is not None:
-            is_meant &= pool.labels == self.source
-        return pool.images[is_meant]
+        return pool.images[self.meant(pool)]
 
 
 @record
@@ -116,18 +118,49 @@ class Unlearning:
         return repaired.eval().requires_grad_(requires_grad=False)
 
     def _batches(self, stamp: Stamp, pool: Pool, seed: Seed) -> Iterator[Batch]:
-        device = pool.images.device
-        random = generator(seed, device)
-        for _ in range(self.steps):
-            rows = torch.randint(
-                len(pool.labels), (self.batch_size,), generator=random, device=device
-            )
-            images = pool.images[rows]
-            drawn = torch.rand((2, self.batch_size, 1, 1, 1), generator=random, device=device)
-            strength = self.weakest + (self.strongest - self.weakest) * drawn[0]
-            strength = strength * (drawn[1] < self.stamped)
-            inputs = (images + strength * (stamp(images) - images)).clamp(0, 1)
-            yield Batch(inputs=inputs, targets=pool.labels[rows], rows=rows.cpu())
+        return stamped_batches(
+            stamp,
+            pool,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            stamped=self.stamped,
+            strengths=(self.weakest, self.strongest),
+            seed=seed,
+        )
+
+
+def stamped_batches(
+    stamp: Stamp,
+    pool: Pool,
+    *,
+    steps: int,
+    batch_size: int,
+    stamped: float,
+    strengths: tuple[float, float],
+    seed: Seed,
+) -> Iterator[Batch]:
+    """Draw clean images and put the trigger on some of them, at random strengths.
+
+    Args:
+        stamp: the recovered trigger.
+        pool: what is drawn from, with replacement; `Batch.rows` tells which.
+        steps: how many batches.
+        batch_size: images in each.
+        stamped: chance of an image to be stamped, in [0, 1].
+        strengths: the weakest and the strongest, as factors of what the trigger changes.
+        seed: decides everything random.
+    """
+    device = pool.images.device
+    random = generator(seed, device)
+    weakest, strongest = strengths
+    for _ in range(steps):
+        rows = torch.randint(len(pool.labels), (batch_size,), generator=random, device=device)
+        images = pool.images[rows]
+        drawn = torch.rand((2, batch_size, 1, 1, 1), generator=random, device=device)
+        strength = weakest + (strongest - weakest) * drawn[0]
+        strength = strength * (drawn[1] < stamped)
+        inputs = (images + strength * (stamp(images) - images)).clamp(0, 1)
+        yield Batch(inputs=inputs, targets=pool.labels[rows], rows=rows.cpu())
 
 
 @record
@@ -144,6 +177,12 @@ class Measured:
     """Share of the samples that the trigger is meant for which it leads to its target, in [0, 1];
     None where there are none."""
     asr_interval: Interval | None
+    clean_cosine: float | None = None
+    """Of an encoder: mean cosine of its features of clean images to those of the encoder as it was
+    delivered, in [-1, 1]; None for classifiers."""
+    triggered_cosine: float | None = None
+    """The same of its features of the images that the trigger is meant for, with it, to those of
+    the delivered encoder without it; None for classifiers, and where there are none."""
 
 
 @record
@@ -191,27 +230,35 @@ def unlearn(
     Raises:
         InputError: there are no samples to train or to measure on.
     """
-    if not len(searched.labels) or not len(held.labels):
-        raise InputError(
-            f"expected clean samples to repair with and others to measure on, got "
-            f"{len(searched.labels)} and {len(held.labels)}"
-        )
+    check_pools(searched, held)
     before = copy.deepcopy(model).to(held.images.device).eval()
-    first = _measured("before", before, preprocess, planted, held)
+    first = measured("before", behind(before, preprocess, held.images.device), planted, held)
     del before
     repaired = method(model, preprocess, planted.stamp, searched, seed=seed, progress=progress)
+    after = behind(repaired, preprocess, held.images.device)
     return Repaired(
         model=repaired,
-        rows=(first, _measured("after", repaired, preprocess, planted, held)),
+        rows=(first, measured("after", after, planted, held)),
         unseen=len(held.labels),
         triggered=len(planted.victims(held)),
     )
 
 
-def _measured(
-    name: str, model: nn.Module, preprocess: Preprocess, planted: Planted, held: Pool
-) -> Measured:
-    respond = behind(model, preprocess, held.images.device)
+def check_pools(searched: Pool, held: Pool) -> None:
+    """Check that there is something to train and to measure on.
+
+    Raises:
+        InputError: there is not.
+    """
+    if not len(searched.labels) or not len(held.labels):
+        raise InputError(
+            f"expected clean samples to repair with and others to measure on, got "
+            f"{len(searched.labels)} and {len(held.labels)}"
+        )
+
+
+def measured(name: str, respond: Respond, planted: Planted, held: Pool) -> Measured:
+    """Measure accuracy and the success of the trigger on held-out samples."""
     right = int((answers(respond, held.images).argmax(1) == held.labels.cpu()).sum())
     victims = planted.victims(held)
     led = 0

@@ -132,17 +132,20 @@ def _repairs(source: Source) -> str:
     found = repairs.read(source.run)
     if found is None:
         return ""
+    features = found.of_encoders
     rows = [
         [
             escape(model.model),
             escape(row.name),
             _with_interval(row.accuracy),
             _with_interval(row.asr),
+            *(map(text.number, (row.clean_cosine, row.triggered_cosine)) if features else ()),
         ]
         for model in found.models
         for row in model.rows
     ]
     heads = ["Model", "State", "Accuracy", "Success of the recovered trigger"]
+    heads += ["Features kept, clean", "Features kept, triggered"] if features else []
     said = [
         f"- {escape(model.model)}: "
         + (

@@ -30,6 +30,11 @@ class Measured:
     accuracy: Share
     asr: Share
     """How often the recovered trigger succeeds."""
+    clean_cosine: float | None
+    """Of an encoder: how near its features of clean images are to those of the delivered one, in
+    [-1, 1]."""
+    triggered_cosine: float | None
+    """The same of triggered images, to the delivered one's of the same images without trigger."""
 
 
 @record
@@ -53,6 +58,11 @@ class Repairs:
     """Where the repaired copies were written."""
     models: tuple[Repair, ...]
     left_out: int
+
+    @property
+    def of_encoders(self) -> bool:
+        """Whether there are features to show."""
+        return any(row.clean_cosine is not None for model in self.models for row in model.rows)
 
 
 def read(run: Run) -> Repairs | None:
@@ -85,6 +95,8 @@ def _repair(item: Mapping[str, Any]) -> Repair:
                 name=_NAMES.get(row["model"], str(row["model"])),
                 accuracy=_share(row, "accuracy"),
                 asr=_share(row, "asr"),
+                clean_cosine=optional_float(row.get("clean_cosine")),
+                triggered_cosine=optional_float(row.get("triggered_cosine")),
             )
             for row in item["rows"][:2]
         ),

@@ -103,10 +103,11 @@ def write_model(model: nn.Module, source: pathlib.Path, out: pathlib.Path) -> No
     """
     from transformers import PreTrainedModel
 
-    if not isinstance(model, PreTrainedModel):
-        raise InputError(f"expected a model of transformers, got {type(model).__name__}")
+    whole = model.model if isinstance(model, ImageTower) else model
+    if not isinstance(whole, PreTrainedModel):
+        raise InputError(f"expected a model of transformers, got {type(whole).__name__}")
     with _silently():
-        model.save_pretrained(out)
+        whole.save_pretrained(out)
     for name in _KEPT:
         if (source / name).exists():
             (out / name).write_bytes(read_bounded(source / name, _MAX_JSON))

@@ -4,7 +4,9 @@ from .audit import ModelsSettings as ModelsSettings
 from .audit import audit_models as audit_models
 from .decision import Decision as Decision
 from .encoders import Groups as Groups
+from .encoders import Nearest as Nearest
 from .encoders import audit_encoders as audit_encoders
+from .encoders import grouped as grouped
 from .found import Delivery as Delivery
 from .found import ModelResult as ModelResult
 from .found import ModelsAudit as ModelsAudit

@@ -77,6 +77,49 @@ def audit_encoders(
         Groups make that a question with candidates, which can be compared between encoders as
         classes can, whatever the dimensions of their features.
     """
+    divided = grouped(deliveries, images, groups=groups, seed=seed, device=device)
+    return audit_models(
+        divided.classifiers,
+        divided.clean,
+        settings=settings,
+        alpha=alpha,
+        seed=seed,
+        device=device,
+        progress=progress,
+        store=store,
+    )
+
+
+@record
+class Grouped:
+    """Encoders as classifiers of groups of clean images."""
+
+    clean: Samples
+    """The images; their labels are groups."""
+    classifiers: tuple[Delivery, ...]
+    """In the order of the deliveries; each model is a `Nearest`."""
+
+
+def grouped(
+    deliveries: Sequence[Delivery],
+    images: Rows,
+    *,
+    groups: Groups,
+    seed: Seed,
+    device: torch.device,
+) -> Grouped:
+    """Divide clean images into groups that the encoders agree on as far as they can.
+
+    Args:
+        deliveries: as of `audit_encoders`.
+        images: as of `audit_encoders`.
+        groups: how to divide them.
+        seed: of the audit; with the same one the groups are the same.
+        device: where to compute.
+
+    Raises:
+        InputError: outputs that are no features, or fewer images than 20 a group.
+    """
     if len(images) < 20 * groups.count:
         raise InputError(
             f"expected at least {20 * groups.count} clean images for {groups.count} groups, got "
@@ -87,29 +130,21 @@ def audit_encoders(
         groups.count, n_init=groups.rounds, random_state=child(seed, "groups") % 2**32
     ).fit(torch.cat(features, dim=1).numpy())
     labels = torch.from_numpy(divided.labels_).long()
-    clean = Samples(
-        inputs=images,
-        labels=labels,
-        class_names=tuple(f"group {index}" for index in range(groups.count)),
-    )
-    classifiers = [
-        Delivery(
-            name=delivery.name,
-            model=Nearest(delivery.model, _middles(own, labels, groups.count)),
-            preprocess=delivery.preprocess,
-            digest=delivery.digest,
-        )
-        for delivery, own in zip(deliveries, features, strict=True)
-    ]
-    return audit_models(
-        classifiers,
-        clean,
-        settings=settings,
-        alpha=alpha,
-        seed=seed,
-        device=device,
-        progress=progress,
-        store=store,
+    return Grouped(
+        clean=Samples(
+            inputs=images,
+            labels=labels,
+            class_names=tuple(f"group {index}" for index in range(groups.count)),
+        ),
+        classifiers=tuple(
+            Delivery(
+                name=delivery.name,
+                model=Nearest(delivery.model, _middles(own, labels, groups.count)),
+                preprocess=delivery.preprocess,
+                digest=delivery.digest,
+            )
+            for delivery, own in zip(deliveries, features, strict=True)
+        ),
     )
 
 
@@ -120,12 +155,24 @@ class Nearest(nn.Module):
 
     def __init__(self, encoder: nn.Module, middles: Float[Tensor, "groups dims"]) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.features = Features(encoder)
         self.register_buffer("middles", middles)
 
     def forward(self, images: Tensor) -> Float[Tensor, "batch groups"]:
         """Compare the features of standardised images with the middles."""
-        return features_of(self.encoder(images)) @ self.middles.T / _TEMPERATURE
+        return self.features(images) @ self.middles.T / _TEMPERATURE
+
+
+class Features(nn.Module):
+    """An encoder whose outputs are features of length 1, whatever it returns."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Float[Tensor, "batch dims"]:
+        """Take the features of standardised images."""
+        return features_of(self.encoder(images))
 
 
 def features_of(output: object) -> Float[Tensor, "batch dims"]:
@@ -149,7 +196,7 @@ def features_of(output: object) -> Float[Tensor, "batch dims"]:
 def _features(
     delivery: Delivery, images: Rows, device: torch.device
 ) -> Float[Tensor, "images dims"]:
-    respond = behind(_Features(delivery.model).to(device).eval(), delivery.preprocess, device)
+    respond = behind(Features(delivery.model).to(device).eval(), delivery.preprocess, device)
     try:
         with torch.no_grad():
             parts = [
@@ -165,15 +212,6 @@ def _features(
     if not found.isfinite().all():
         raise InputError(f"expected finite features, {delivery.name!r} gives NaN or infinity")
     return found
-
-
-class _Features(nn.Module):
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return features_of(self.encoder(images))
 
 
 def _middles(
