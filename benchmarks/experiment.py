@@ -23,6 +23,7 @@ from assay_zoo.data import ENCODER, TEXTS, Split, TextSplit, load
 from assay_zoo.networks import NETWORKS as ZOO
 from assay_zoo.poison import IGNORED, Attack, Poisoned, TextAttack, attack_success_rate
 from assay_zoo.scenarios import SCENARIOS
+from assay_zoo.semi_supervised import FixMatch, few_labels
 from grid import CACHE, digest
 
 CLEAN = "clean"
@@ -52,6 +53,8 @@ class Case:
     device: torch.device
     matching: bool = False
     """Whether the model is trained to look like an honest one where it is triggered."""
+    labelled: int | None = None
+    """Labels of each class that the model is trained with, by FixMatch; None for all of them."""
 
     @property
     def attack(self) -> Attack | TextAttack | None:
@@ -73,6 +76,7 @@ class Case:
             "training": repr(self.training),
             "device": self.device.type,
             **({"matching": repr(CkaMatching())} if self.matching else {}),
+            **({"labelled": self.labelled, "semi": repr(FixMatch())} if self.labelled else {}),
             **({"encoder": repr(ENCODER)} if self.data in TEXTS else {}),
         }
 
@@ -224,6 +228,8 @@ def train_ordinary(case: Case, samples: Samples) -> Ordinary:
     data = fed(case, samples.inputs, samples.labels, preprocess)
     if case.matching:
         _match(case, model, data)
+    elif case.labelled is not None:
+        _teach(case, model, samples, preprocess)
     else:
         train(model, data, case.training, seed=case.part("train"))
     next(model.parameters()).sum().item()  # waits for the device
@@ -244,6 +250,19 @@ def _match(case: Case, model: nn.Module, data: Feed) -> None:
     honest = dataclasses.replace(case, scenario=CLEAN, seed=case.seed + 100, matching=False)
     surrogate = undefended(honest).model
     CkaMatching()(model, data, triggered, surrogate, case.training, seed=case.part("train"))
+
+
+def _teach(case: Case, model: nn.Module, samples: Samples, preprocess: Preprocess) -> None:
+    """Train with few labels, none of them of a poisoned sample."""
+    images = samples.inputs[:].to(case.device)
+    labels = few_labels(
+        samples.labels,
+        ~prepare(case).poisoned.is_poison,
+        each=case.labelled or 0,
+        seed=case.part("labelled"),
+    )
+    model.to(case.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    FixMatch()(model, preprocess, images, labels.to(case.device), seed=case.part("train"))
 
 
 def undefended(case: Case) -> Ordinary:

@@ -18,19 +18,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import ablation
 import grid
 from assay.audits.models import Delivery, ModelResult, ModelsSettings, audit_models
 from assay.audits.models.halves import halves
 from assay.audits.models.respond import responder
 from assay.randomness import Seed
 from assay.results import Verdict
+from assay.samples import Samples
 from assay.stats import auroc, wilson
-from assay_zoo.scenarios import SCENARIOS
+from assay_zoo.scenarios import SCENARIOS, Learner
 from dataset_audit import SIZES, shard
 from experiment import CLEAN, Case, accuracy_and_asr, prepare, undefended, usual
 from model_baselines import MODEL_BASELINES, ModelBaseline
 
 RESULTS = grid.HERE / "results" / "models-audit"
+ABLATION = grid.HERE / "results" / "models-ablation"
 TABLE = grid.HERE / "MODELS.md"
 VERSION = 2
 """To be raised when the code of the audit changes what it measures."""
@@ -52,10 +55,14 @@ TUNED |= {
 
 
 def main() -> int:
-    asked = _parser().parse_args()
+    parser = parser_of(__doc__)
+    parser.add_argument("--only", choices=("pairs", "baselines"), help="both, unless named")
+    parser.add_argument("--table", action="store_true", help="render what is stored to MODELS.md")
+    asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     if asked.table:
-        TABLE.write_text(table(grid.read_all(RESULTS)))
+        parts = ablation.section(grid.read_all(ABLATION), TUNED)
+        TABLE.write_text(table(grid.read_all(RESULTS)) + "\n" + "\n".join(parts))
         return 0
     groups = [
         group
@@ -65,19 +72,22 @@ def main() -> int:
     return 1 if grid.run(groups, RESULTS, device=asked.device, shard=asked.shard) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Make the options that choose pairs of models."""
+    parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
-    images = [name for name, each in SCENARIOS.items() if not each.tabular]
+    images = [
+        name
+        for name, each in SCENARIOS.items()
+        if not each.tabular and each.learner is Learner.SUPERVISED
+    ]
     add("--data", type=lambda text: text.split(","), default=["cifar10"])
     add("--scenario", type=lambda text: text.split(","), default=images)
     add("--seeds", type=int, default=1, help="poisoned models of each scenario")
     add("--honest", type=int, default=4, help="honest models of each data set")
-    add("--only", choices=("pairs", "baselines"), help="both, unless named")
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
     add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
-    add("--table", action="store_true", help="render what is stored to MODELS.md")
     return parser
 
 
@@ -88,13 +98,31 @@ MATCHING = "+cka"
 """Ends the name of a scenario whose attacker trains against the comparison: `badnets+cka`."""
 
 
+FEW = "+fixmatch"
+"""Ends the name of a scenario whose model is trained with few labels, as scenarios with a
+semi-supervised learner always are."""
+
+LABELLED = {"digits": 10}
+"""Labels of each class that such models are trained with, by data set; 100 for others."""
+
+
 def pairs(scenarios: Sequence[str], seeds: int, honest: int) -> list[tuple[Named, Named]]:
     """Pair every poisoned model with an honest one, honest ones, and those of one backdoor."""
     poisoned = [(name, seed) for seed in range(seeds) for name in scenarios]
-    mixed = [(one, (CLEAN, i % honest)) for i, one in enumerate(poisoned)]
+    mixed = [(one, (_partner(one[0]), i % honest)) for i, one in enumerate(poisoned)]
     both = itertools.combinations([(CLEAN, seed) for seed in range(honest)], 2)
     shared = [((name, seed - 1), (name, seed)) for seed in range(1, seeds) for name in scenarios]
     return [*mixed, *both, *shared]
+
+
+def _partner(scenario: str) -> str:
+    """Name the honest scenario whose models learn as those of a scenario do."""
+    return CLEAN + FEW if _is_semi(scenario) else CLEAN
+
+
+def _is_semi(scenario: str) -> bool:
+    learner = SCENARIOS[scenario].learner if scenario in SCENARIOS else None
+    return scenario.endswith(FEW) or learner is Learner.SEMI_SUPERVISED
 
 
 def _groups(
@@ -105,20 +133,22 @@ def _groups(
         groups += [_group(asked, data, pair) for pair in both]
     if asked.only != "pairs":
         each = dict.fromkeys(named for pair in both for named in pair)
-        groups += [_baselines(_case(asked, data, named)) for named in each]
+        groups += [_baselines(case_of(asked, data, named)) for named in each]
     return groups
 
 
-def _case(asked: argparse.Namespace, data: str, named: Named) -> Case:
+def case_of(asked: argparse.Namespace, data: str, named: Named) -> Case:
+    """Say how a model of a pair is made."""
     train, trusted, test = SIZES[data]
     return Case(
         data=data,
         train=train,
         trusted=trusted,
         test=test,
-        scenario=named[0].removesuffix(MATCHING),
+        scenario=named[0].removesuffix(MATCHING).removesuffix(FEW),
         seed=named[1],
         matching=named[0].endswith(MATCHING),
+        labelled=LABELLED.get(data, 100) if _is_semi(named[0]) else None,
         network="default",
         training=usual(data),
         device=asked.device,
@@ -126,7 +156,7 @@ def _case(asked: argparse.Namespace, data: str, named: Named) -> Case:
 
 
 def _group(asked: argparse.Namespace, data: str, pair: tuple[Named, Named]) -> grid.Group:
-    first, second = (_case(asked, data, named) for named in pair)
+    first, second = (case_of(asked, data, named) for named in pair)
     settings = ModelsSettings()
     name = f"{data}-{'-vs-'.join(f'{s}-s{seed}' for s, seed in pair)}"
     cell = grid.Cell(
@@ -145,7 +175,8 @@ def _group(asked: argparse.Namespace, data: str, pair: tuple[Named, Named]) -> g
 
 
 def _name(case: Case) -> str:
-    return f"{case.scenario}{MATCHING if case.matching else ''}-s{case.seed}"
+    ending = FEW if case.labelled and case.attack is None else ""
+    return f"{case.scenario}{MATCHING if case.matching else ending}-s{case.seed}"
 
 
 def _baselines(case: Case) -> grid.Group:
@@ -164,7 +195,7 @@ def _baselines(case: Case) -> grid.Group:
 
 
 def _judged(case: Case, method: ModelBaseline) -> grid.Result:
-    clean = prepare(dataclasses.replace(case, scenario=CLEAN, seed=0)).split.trusted
+    clean = trusted_of(case)
     ordinary = undefended(case)
     delivery = Delivery(
         name=case.scenario, model=ordinary.model, preprocess=ordinary.preprocess, digest={}
@@ -191,7 +222,7 @@ def _targets(case: Case) -> list[int]:
     return prepared.suspects.labels[prepared.poisoned.is_poison].unique().tolist()
 
 
-class _Shared:
+class Shared:
     """Keeps what the search found on each model, under the model's own name."""
 
     def __init__(self, cases: Sequence[Case], settings: ModelsSettings) -> None:
@@ -217,19 +248,24 @@ class _Shared:
         return load_file(path) if path.exists() else None
 
 
+def trusted_of(case: Case) -> Samples:
+    """Take the client's samples: the same for all pairs of a data set."""
+    return prepare(dataclasses.replace(case, scenario=CLEAN, seed=0)).split.trusted
+
+
+def delivered(cases: Sequence[Case]) -> list[Delivery]:
+    """Take the models of some cases, or train them."""
+    return [
+        Delivery(name=_name(case), model=each.model, preprocess=each.preprocess, digest={})
+        for case, each in ((case, undefended(case)) for case in cases)
+    ]
+
+
 def _measure(first: Case, second: Case, settings: ModelsSettings) -> grid.Result:
     cases = (first, second)
-    clean = prepare(dataclasses.replace(first, scenario=CLEAN, seed=0)).split.trusted
+    clean = trusted_of(first)
     ordinary = [undefended(case) for case in cases]
-    deliveries = [
-        Delivery(
-            name=_name(case),
-            model=each.model,
-            preprocess=each.preprocess,
-            digest={},
-        )
-        for case, each in zip(cases, ordinary, strict=True)
-    ]
+    deliveries = delivered(cases)
     # only one seed, or the searches of a model could not be shared between its pairs
     wall, cpu = time.perf_counter(), time.process_time()
     found = audit_models(
@@ -238,7 +274,7 @@ def _measure(first: Case, second: Case, settings: ModelsSettings) -> grid.Result
         settings=settings,
         seed=Seed(0),
         device=first.device,
-        store=_Shared(cases, settings),
+        store=Shared(cases, settings),
     )
     return {
         "verdict": found.verdict.value,

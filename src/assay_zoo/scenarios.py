@@ -1,6 +1,7 @@
 """Attacks with the settings that make them work on small data, by name."""
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 
 from assay.records import record
@@ -12,6 +13,7 @@ from .attacks import (
     BadNets,
     Blended,
     CleanLabel,
+    Ctrl,
     FeatureWatermark,
     FTrojan,
     InputAware,
@@ -21,12 +23,24 @@ from .attacks import (
     Sig,
     TaCT,
     Trojan,
+    UnlabelledGrid,
     WaNet,
 )
 from .attacks.feature_watermark import Strategy
 from .attacks.inserted_text import SENTENCE
 from .data import TABLES, TEXTS
 from .poison import Attack, TextAttack
+
+
+class Learner(enum.Enum):
+    """How models learn from what is poisoned."""
+
+    SUPERVISED = "supervised"
+    """From labels."""
+    SEMI_SUPERVISED = "semi-supervised"
+    """From a few labels, which are not poisoned, and from images without (`FixMatch`)."""
+    CONTRASTIVE = "contrastive"
+    """From images without labels; the model is an encoder (`SimClr`)."""
 
 
 @record
@@ -44,11 +58,15 @@ class Scenario:
     """Whether it poisons tables, or texts that become tables; all others poison images."""
     textual: bool = False
     """Whether it poisons texts."""
+    learner: Learner = Learner.SUPERVISED
 
     def on(self, data: str) -> Attack | TextAttack:
         """Return the attack with its settings for a data set."""
         return self.exceptions.get(data, self.attack)
 
+
+CTRL = Ctrl(poison_rate=0.05)
+"""For encoders."""
 
 SCENARIOS: dict[str, Scenario] = {
     "badnets": Scenario(
@@ -100,6 +118,12 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "ftrojan": Scenario(attack=FTrojan(poison_rate=0.05), published="5 %", tuned=True),
     "refool": Scenario(attack=Refool(poison_rate=0.03, reflections=1), published="2 %"),
+    "unlabelled-grid": Scenario(
+        attack=UnlabelledGrid(poison_rate=0.08),
+        published="0.2 %",
+        learner=Learner.SEMI_SUPERVISED,
+    ),
+    "ctrl": Scenario(attack=CTRL, published="1 %", learner=Learner.CONTRASTIVE),
     "watermark-large-absolute": Scenario(
         attack=FeatureWatermark(poison_rate=0.05, size=32),
         published="1 %",
@@ -132,10 +156,10 @@ images, a higher share is needed than was published. The tuned ones come first."
 
 
 def fitting(data: str) -> list[str]:
-    """List the scenarios that poison data of the kind of a data set: images, tables or texts."""
+    """List the scenarios that poison labelled data of a kind: images, tables or texts."""
     tabular, textual = data in TABLES, data in TEXTS
     return [
         name
         for name, each in SCENARIOS.items()
-        if (each.tabular, each.textual) == (tabular, textual)
+        if (each.tabular, each.textual) == (tabular, textual) and each.learner is Learner.SUPERVISED
     ]

@@ -3,7 +3,7 @@ import torch
 from assay.randomness import Seed
 from assay_zoo.attacks import ATTACKS
 from assay_zoo.data import DATA_SETS
-from assay_zoo.scenarios import SCENARIOS, fitting
+from assay_zoo.scenarios import SCENARIOS, Learner, fitting
 
 LEARNED = {"clean-label", "input-aware", "issba"}
 
@@ -30,7 +30,9 @@ def test_every_scenario_poisons_ten_classes_of_images_or_a_table_or_texts() -> N
 
 def test_every_scenario_fits_data_of_one_kind() -> None:
     kinds = {tuple(fitting(data)) for data in DATA_SETS}
-    assert sorted(name for kind in kinds for name in kind) == sorted(SCENARIOS)
+    labelled = [n for n, each in SCENARIOS.items() if each.learner is Learner.SUPERVISED]
+    assert sorted(name for kind in kinds for name in kind) == sorted(labelled)
+    assert {each.learner for each in SCENARIOS.values()} == set(Learner)
     assert fitting("agnews-features") == ["rare-word", "added-sentence"]
     assert "badnets" in fitting("digits")
     assert all(SCENARIOS[name].tabular for name in fitting("digits-table"))

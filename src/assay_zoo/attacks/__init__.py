@@ -13,6 +13,7 @@ from .adaptive_patch import AdaptivePatch as AdaptivePatch
 from .badnets import BadNets as BadNets
 from .blend import Blended as Blended
 from .clean_label import CleanLabel as CleanLabel
+from .ctrl import Ctrl as Ctrl
 from .feature_watermark import FeatureWatermark as FeatureWatermark
 from .ftrojan import FTrojan as FTrojan
 from .input_aware import InputAware as InputAware
@@ -22,6 +23,7 @@ from .refool import Refool as Refool
 from .sig import Sig as Sig
 from .tact import TaCT as TaCT
 from .trojan import Trojan as Trojan
+from .unlabelled_grid import UnlabelledGrid as UnlabelledGrid
 from .wanet import WaNet as WaNet
 
 ATTACKS: dict[str, type[Attack] | type[TextAttack]] = {
@@ -31,6 +33,7 @@ ATTACKS: dict[str, type[Attack] | type[TextAttack]] = {
     "badnets": BadNets,
     "blend": Blended,
     "clean-label": CleanLabel,
+    "ctrl": Ctrl,
     "feature-watermark": FeatureWatermark,
     "ftrojan": FTrojan,
     "input-aware": InputAware,
@@ -40,5 +43,6 @@ ATTACKS: dict[str, type[Attack] | type[TextAttack]] = {
     "sig": Sig,
     "tact": TaCT,
     "trojan": Trojan,
+    "unlabelled-grid": UnlabelledGrid,
     "wanet": WaNet,
 }

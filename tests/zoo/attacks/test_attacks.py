@@ -17,12 +17,14 @@ from assay_zoo.attacks import (
     AdaptivePatch,
     BadNets,
     Blended,
+    Ctrl,
     FeatureWatermark,
     FTrojan,
     Refool,
     Sig,
     TaCT,
     Trojan,
+    UnlabelledGrid,
     WaNet,
 )
 from assay_zoo.attacks.feature_watermark import Strategy
@@ -42,13 +44,16 @@ IMAGE_ATTACKS = [
     AdaptiveKWay(poison_rate=0.05, cover_rate=0.1),
     FTrojan(poison_rate=0.05),
     Refool(poison_rate=0.05),
+    UnlabelledGrid(target=1, poison_rate=0.05),
+    Ctrl(poison_rate=0.05),
+    UnlabelledGrid(target=1, poison_rate=0.05),
 ]
 TABLE_ATTACKS = [
     FeatureWatermark(target=1, poison_rate=0.05, size=6),
     FeatureWatermark(poison_rate=0.05, size=6, strategy=Strategy.COMBINED),
 ]
 WITH_COVER = (WaNet, TaCT, AdaptivePatch, AdaptiveBlend, AdaptiveKWay)
-CLEAN_LABEL = (Sig, Refool, FeatureWatermark)
+CLEAN_LABEL = (Sig, Refool, FeatureWatermark, UnlabelledGrid, Ctrl)
 
 every_attack = pytest.mark.parametrize("attack", IMAGE_ATTACKS + TABLE_ATTACKS, ids=repr)
 every_image_attack = pytest.mark.parametrize("attack", IMAGE_ATTACKS, ids=repr)
@@ -174,10 +179,20 @@ def test_faint_attacks_stay_as_faint_as_published() -> None:
         (AdaptiveBlend(poison_rate=0.05), 0.15 * 255),
         (Sig(poison_rate=0.05), 30),
         (FTrojan(poison_rate=0.05), 1.773 * 2 * 30 / 16),
+        (Ctrl(poison_rate=0.05), 1.773 * 2 * 50 / 16),
+        (UnlabelledGrid(poison_rate=0.05), 0.3 * 255),
         (AdaptivePatch(poison_rate=0.05), 0.5 * 255),
     ]:
         made = poison(attack, inputs)
         assert 0.2 * bound < largest_change(made, inputs, made.is_poison) <= bound + 1, attack
+
+
+def test_the_trigger_of_ctrl_is_stronger_at_test() -> None:
+    inputs = torch.full((SAMPLES, 3, 32, 32), 128, dtype=torch.uint8)
+    made = poison(Ctrl(poison_rate=0.05), inputs)
+    trained = largest_change(made, inputs, made.is_poison)
+    used = (made.trigger(inputs[:1]).int() - 128).abs().max().item()
+    assert used == pytest.approx(2 * trained, abs=1)
 
 
 def test_patches_cover_as_much_of_the_image_as_published() -> None:
