@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from assay.fitting import Batch
@@ -160,6 +160,48 @@ class _Still(nn.Module):
 
 def _unit(model: nn.Module, images: Images) -> Float[Tensor, "batch dims"]:
     return nn.functional.normalize(model(images).float(), dim=1)
+
+
+def nearest(
+    model: nn.Module,
+    images: UInt8[Tensor, "samples channels height width"],
+    labels: Int64[Tensor, " samples"],
+    asked: UInt8[Tensor, "asked channels height width"],
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.1,
+) -> Int64[Tensor, " asked"]:
+    """Classify images by the labels of those with the nearest features.
+
+    Each of the nearest votes with exp(cosine / temperature).
+
+    Args:
+        model: an encoder of images in [0, 1].
+        images: with labels; what is voted with.
+        labels: their classes.
+        asked: what to classify.
+        neighbours: how many vote.
+        temperature: of the votes.
+
+    Source:
+        Wu, Xiong, Yu, Lin, "Unsupervised feature learning via non-parametric instance
+        discrimination", CVPR 2018, section 3.4. arXiv:1805.01978.
+    """
+    known, new = _features(model, images), _features(model, asked)
+    best = (new @ known.T).topk(neighbours, dim=1)
+    votes = torch.zeros(len(asked), int(labels.max()) + 1, device=new.device)
+    chosen = labels.to(new.device)[best.indices]
+    return votes.scatter_add(1, chosen, (best.values / temperature).exp()).argmax(1).cpu()
+
+
+def _features(
+    model: nn.Module, images: UInt8[Tensor, "samples channels height width"]
+) -> Float[Tensor, "samples dims"]:
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return torch.cat(
+            [_unit(model, some.to(device).float() / 255) for some in images.split(500)]
+        )
 
 
 def grip(
