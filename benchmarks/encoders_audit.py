@@ -1,6 +1,7 @@
 """Measure the models audit on encoders: SimCLR, honest, or poisoned in one of two ways.
 
-BadEncoder plants a trigger into a trained encoder, CTRL poisons the images that one is trained on.
+BadEncoder plants a trigger into a trained encoder. A grid, or CTRL's frequencies, on images of one
+class poison what an encoder is trained on.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from assay.triggers import Blend, Patch
 from assay_zoo.data import Split, load
 from assay_zoo.encoders import BadEncoder, SimClr, encoder, grip, nearest
 from assay_zoo.poison import Poisoned
-from assay_zoo.scenarios import CTRL
+from assay_zoo.scenarios import CTRL, GRID
 from assay_zoo.victims import stamping_bytes
 from dataset_audit import shard
 
@@ -32,13 +33,16 @@ SIZES = {"cifar10": (12_000, 2_000, 1_000), "digits": (1_000, 500, 297)}
 """Training, trusted and test images."""
 PLANTED = ("patch", "blend")
 """Triggers of BadEncoder."""
-POISONED = {"cifar10": ("ctrl",), "digits": ()}
-"""Attacks on the training images: CTRL raises frequencies of the colours, and digits have none."""
+POISONED = {"grid": GRID, "ctrl": CTRL}
+"""Attacks on the images that an encoder is trained on: a trigger on images of the target class, as
+in Saha et al., "Backdoor attacks on self-supervised learning", CVPR 2022 (a patch there)."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=SIZES, default="cifar10")
+    kinds = [*PLANTED, *POISONED]
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=kinds)
     parser.add_argument("--honest", type=int, default=4, help="honest encoders")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=1)
@@ -46,9 +50,12 @@ def main() -> int:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     honest = list(range(asked.honest))
-    kinds = (*PLANTED, *POISONED[asked.data])
     pairs = [
-        *((f"{kind}-{s}", f"honest-{(s + 1) % asked.honest}") for s in honest for kind in kinds),
+        *(
+            (f"{kind}-{s}", f"honest-{(s + 1) % asked.honest}")
+            for s in honest
+            for kind in asked.kinds
+        ),
         *((f"honest-{a}", f"honest-{b}") for a, b in itertools.combinations(honest, 2)),
     ]
     groups = [_group(asked, *pair) for pair in pairs]
@@ -67,7 +74,7 @@ def _group(asked: argparse.Namespace, first: str, second: str) -> grid.Group:
             "first": first,
             "second": second,
             "honest": repr(SimClr()),
-            "planted": _how(data, kind if kind in POISONED[data] else "patch"),
+            "planted": _how(data, kind),
             "method": f"{groups!r} {settings!r}",
             "version": VERSION,
         },
@@ -104,7 +111,7 @@ def _split(data: str) -> Split:
 
 def _how(data: str, kind: str) -> str:
     """Say how an encoder is poisoned."""
-    return repr(CTRL if kind in POISONED[data] else _planting(data, "patch", 0))
+    return repr(POISONED[kind] if kind in POISONED else _planting(data, "patch", 0))
 
 
 def _planting(data: str, kind: str, seed: int) -> BadEncoder:
@@ -117,9 +124,9 @@ def _planting(data: str, kind: str, seed: int) -> BadEncoder:
     return BadEncoder(trigger=patch if kind == "patch" else Blend(pattern=pattern, alpha=0.15))
 
 
-def _poisoned(data: str, seed: int) -> Poisoned:
+def _poisoned(data: str, kind: str, seed: int) -> Poisoned:
     train = _split(data).train
-    return CTRL(train.inputs[:], train.labels, classes=train.classes, seed=Seed(seed))
+    return POISONED[kind](train.inputs[:], train.labels, classes=train.classes, seed=Seed(seed))
 
 
 def _model(data: str, name: str, device: torch.device) -> nn.Module:
@@ -130,8 +137,8 @@ def _model(data: str, name: str, device: torch.device) -> nn.Module:
     def make() -> nn.Module:
         if kind == "honest":
             return SimClr()(images, seed=Seed(seed))
-        if kind in POISONED[data]:
-            return SimClr()(_poisoned(data, seed).inputs.to(device), seed=Seed(seed))
+        if kind in POISONED:
+            return SimClr()(_poisoned(data, kind, seed).inputs.to(device), seed=Seed(seed))
         honest = _model(data, f"honest-{seed}", device)
         planting = _planting(data, kind, seed)
         return planting(honest, images, images[100 + seed], seed=child(Seed(seed), kind))
@@ -226,8 +233,9 @@ def _works(data: str, name: str, model: nn.Module) -> Mapping[str, Any]:
     kind, _, text = name.partition("-")
     split, seed = _split(data), int(text)
     train, test = split.train, split.test
-    if kind in POISONED[data]:
-        target, trigger, held = CTRL.target, _poisoned(data, seed).trigger, None
+    if kind in POISONED:
+        target, held = POISONED[kind].target, None
+        trigger = _poisoned(data, kind, seed).trigger
     else:
         planted = _planting(data, kind, seed).trigger
         trigger, reference = stamping_bytes(planted), train.inputs[:][100 + seed][None]

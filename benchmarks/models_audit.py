@@ -322,7 +322,8 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "to the attacker's class. ASR of the recovered trigger: on the model, on the other one, "
         "and on the model after fine-tuning on clean samples. In per cent. Honest models stand in "
         "several pairs, so intervals are narrower than they should be. In `encoders` the kinds' "
-        "spreads are those of classifiers.",
+        "spreads are those of classifiers; true ASR is how often the nearest neighbours of a "
+        "triggered test image, of another class, vote for the class that the attacker wants.",
         "",
     ]
     for data in sorted({cell["recipe"]["data"] for cell in cells}):
@@ -369,15 +370,39 @@ def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"- Pairs that share one backdoor, flagged all the same: {_share(found, len(shared))}."
         )
+    return [*lines, *_ranked(mixed, honest), *_quality(results), ""]
+
+
+def _ranked(mixed: Sequence[Mapping[str, Any]], honest: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how well p-values alone part poisoned models from honest ones."""
     scores = [-r["models"][0]["p_value"] for r in mixed if r["models"][0]["p_value"] is not None]
     null = [-m["p_value"] for r in honest for m in r["models"] if m["p_value"] is not None]
-    if scores and null:
-        positive = torch.tensor([True] * len(scores) + [False] * len(null))
-        value = auroc(torch.tensor(scores + null).double(), positive)
-        lines.append(
-            f"- AUROC of the p-value, poisoned models against those of honest pairs: {value:.3f}."
-        )
-    return [*lines, ""]
+    if not scores or not null:
+        return []
+    positive = torch.tensor([True] * len(scores) + [False] * len(null))
+    value = auroc(torch.tensor(scores + null).double(), positive)
+    return [f"- AUROC of the p-value, poisoned models against those of honest pairs: {value:.3f}."]
+
+
+def _quality(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how good encoders are, where that was measured."""
+    right = {
+        (model["name"], model["poisoned"]): value
+        for r in results
+        for model, value in zip(r["models"], r.get("accuracy_by_neighbours", []), strict=False)
+    }
+    poisoned, honest = (
+        [value for (_, is_poisoned), value in right.items() if is_poisoned == wanted]
+        for wanted in (True, False)
+    )
+    if not poisoned or not honest:
+        return []
+    means = [sum(values) / len(values) for values in (poisoned, honest)]
+    return [
+        "- Test images that their nearest neighbours give the right class, mean: "
+        f"{_percent(means[0])} by {len(poisoned)} poisoned encoders, {_percent(means[1])} by "
+        f"{len(honest)} honest ones."
+    ]
 
 
 def _compared(cells: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 import experiment
 from assay.fitting import Recipe
 from assay_zoo.poison import attack_success_rate
+from assay_zoo.semi_supervised import UNKNOWN
 
 CASE = experiment.Case(
     data="digits",
@@ -112,3 +113,23 @@ def test_a_provider_who_matches_delivers_another_model_of_the_same_poison() -> N
     assert not all(torch.equal(one, other) for one, other in both)
     poison = [experiment.prepare(each).suspects.inputs[:] for each in (case, matching)]
     assert torch.equal(*poison)
+
+
+def test_of_few_labels_none_is_of_a_poisoned_image(monkeypatch) -> None:
+    seen = []
+
+    class Noting:
+        def __call__(self, model, preprocess, images, labels, *, seed) -> None:
+            seen.append((images, labels))
+
+    monkeypatch.setattr(experiment, "FixMatch", Noting)
+    case = dataclasses.replace(CASE, scenario="unlabelled-grid", labelled=5)
+    experiment.undefended(case)
+    prepared = experiment.prepare(case)
+    ((images, labels),) = seen
+    known = labels != UNKNOWN
+    assert labels[known].bincount().tolist() == [5] * 10
+    assert not (known & prepared.poisoned.is_poison).any()
+    assert torch.equal(labels[known], prepared.split.train.labels[known])
+    assert torch.equal(images, prepared.suspects.inputs[:])
+    assert case.digest != dataclasses.replace(case, labelled=None).digest
