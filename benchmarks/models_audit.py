@@ -370,7 +370,10 @@ def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"- Pairs that share one backdoor, flagged all the same: {_share(found, len(shared))}."
         )
-    return [*lines, *_ranked(mixed, honest), *_quality(results), ""]
+    lines += [*_ranked(mixed, honest), *_quality(results), ""]
+    if data == "encoders":
+        lines += ablation.success(mixed, chosen_on=(0, 1))
+    return lines
 
 
 def _ranked(mixed: Sequence[Mapping[str, Any]], honest: Sequence[Mapping[str, Any]]) -> list[str]:
