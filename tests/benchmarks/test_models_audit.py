@@ -40,6 +40,7 @@ def model(name: str, *, poisoned: bool) -> dict[str, object]:
         "p_value": 0.01 if poisoned else 1.0,
         "family": "patch",
         "source": None,
+        "target": None,
         "asr": 0.9,
         "asr_other": 0.1,
         "asr_tuned": None,

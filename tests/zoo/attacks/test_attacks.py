@@ -180,11 +180,19 @@ def test_faint_attacks_stay_as_faint_as_published() -> None:
         (Sig(poison_rate=0.05), 30),
         (FTrojan(poison_rate=0.05), 1.773 * 2 * 30 / 16),
         (Ctrl(poison_rate=0.05), 1.773 * 2 * 50 / 16),
-        (UnlabelledGrid(poison_rate=0.05), 0.3 * 255),
         (AdaptivePatch(poison_rate=0.05), 0.5 * 255),
     ]:
         made = poison(attack, inputs)
         assert 0.2 * bound < largest_change(made, inputs, made.is_poison) <= bound + 1, attack
+
+
+def test_the_grid_hides_the_lines_that_it_is_made_of_and_nothing_else() -> None:
+    inputs = torch.full((SAMPLES, 3, 32, 32), 100, dtype=torch.uint8)
+    made = poison(UnlabelledGrid(poison_rate=0.05), inputs)
+    stamped = made.inputs[made.is_poison]
+    assert stamped.unique().tolist() == [100, 255]
+    assert (stamped == 100).double().mean() == (3 / 4) ** 2
+    assert torch.equal(made.trigger(inputs[:1])[0], stamped[0])
 
 
 def test_the_trigger_of_ctrl_is_stronger_at_test() -> None:
