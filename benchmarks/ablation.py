@@ -1,6 +1,7 @@
 """What each part of the models audit's decision earns: the same searches, judged without it."""
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -107,8 +108,9 @@ def _judged(results: Sequence[Mapping[str, Any]]) -> list[str]:
     mixed = [r for r in results if r["poisoned"] == [True, False]]
     honest = [r for r in results if not any(r["poisoned"])]
     lines = [
-        "| Decision | Right model | Honest partners flagged | Honest pairs flagged | AUROC |",
-        "|---|---|---|---|---|",
+        "| Decision | Right model | Honest partners flagged | Honest pairs flagged | AUROC | "
+        "Median p, poisoned | Smallest p, honest pairs |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in VARIANTS:
         found = [r["p_values"].get(name) for r in mixed]
@@ -119,7 +121,9 @@ def _judged(results: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"| {name} | {right} of {len(found)} | {sum(p[1] <= ALPHA for p in found)} of "
             f"{len(found)} | {sum(min(p) <= ALPHA for p in null)} of {len(null)} | "
-            f"{_ranked([-p[0] for p in found], [-one for p in null for one in p])} |"
+            f"{_ranked([-p[0] for p in found], [-one for p in null for one in p])} | "
+            f"{statistics.median(p[0] for p in found):.2g} | "
+            f"{min((min(p) for p in null), default=1.0):.2g} |"
         )
     return lines
 

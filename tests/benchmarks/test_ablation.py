@@ -83,8 +83,8 @@ def test_the_table_counts_what_is_stored() -> None:
     ]
     text = "\n".join(section(cells, {"digits": "Held out, mostly"}))
     assert "Held out, mostly." in text
-    assert "| everything | 1 of 2 | 1 of 2 | 0 of 1 | 1.000 |" in text
-    assert "| without warps | 0 of 2 | 0 of 2 | 0 of 1 | 0.500 |" in text
+    assert "| everything | 1 of 2 | 1 of 2 | 0 of 1 | 1.000 | 0.01 | 0.6 |" in text
+    assert "| without warps | 0 of 2 | 0 of 2 | 0 of 1 | 0.500 | 1 | 1 |" in text
     assert "without patches" not in text, "it was not measured"
     assert "| its success, less that on the other model | 1.000 |" in text
     assert "at the last depth | — |" in text
