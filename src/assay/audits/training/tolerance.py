@@ -1,0 +1,165 @@
+"""Tolerance profiles: how far honest twins lie apart, by pair of environments."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from assay.errors import InputError
+from assay.records import record
+
+from .evidence import Comparison
+
+SCHEMA = "assay/tolerance-profile/v1"
+RESOLUTION = 1e-6
+"""Distances are not told apart below this: equal twins are 1e-6 apart."""
+_MOST = 10_000  # tolerances in a document
+_LONGEST = 1_000  # characters of an environment
+
+
+@record
+class Tolerance:
+    """The distances of honest twins from one pair of environments, in logarithms."""
+
+    environments: tuple[str, str]
+    """As providers name them, in the order of the alphabet; twice the same for twins that differ in
+    nothing."""
+    distance: str
+    centre: float
+    """Mean logarithm of the distance."""
+    spread: float
+    """Standard deviation of the logarithms; 0 for a single twin."""
+    twins: int
+    """How many distances it rests on, at least 1."""
+
+
+@record
+class Profile:
+    """Tolerances of all pairs of environments that were calibrated."""
+
+    tolerances: tuple[Tolerance, ...]
+
+    def find(self, first: str, second: str, distance: str) -> Tolerance | None:
+        """Return the tolerance of a pair, in either order, or None where it was not calibrated."""
+        wanted = (*sorted((first, second)), distance)
+        for each in self.tolerances:
+            if (*each.environments, each.distance) == wanted:
+                return each
+        return None
+
+    def loudest(self, distance: str) -> float | None:
+        """Return the largest centre of a distance, as a distance: the noisiest honest pair."""
+        centres = [each.centre for each in self.tolerances if each.distance == distance]
+        return math.exp(max(centres)) if centres else None
+
+
+def make_profile(twins: Sequence[Comparison], environments: Mapping[str, str]) -> Profile:
+    """Calibrate from sub-runs that the client executed several times, honestly.
+
+    Args:
+        twins: one comparison a sub-run; of its "providers" each is one execution.
+        environments: of each execution, by its name.
+
+    Raises:
+        InputError: there are no pairs, or an execution has no environment.
+
+    Example:
+        >>> import torch
+        >>> apart = torch.tensor([[0.0, 0.02], [0.02, 0.0]], dtype=torch.float64)
+        >>> twins = Comparison(sub_run=0, providers=("a", "b"), distances={"update": apart})
+        >>> profile = make_profile([twins], {"a": "fp32", "b": "bf16"})
+        >>> round(math.exp(profile.find("fp32", "bf16", "update").centre), 4)
+        0.02
+    """
+    logs: dict[tuple[str, str, str], list[float]] = {}
+    for comparison in twins:
+        unknown = [name for name in comparison.providers if name not in environments]
+        if unknown:
+            raise InputError(f"expected an environment for every execution, none for {unknown}")
+        for i, j in itertools.combinations(range(len(comparison.providers)), 2):
+            first, second = sorted(environments[comparison.providers[place]] for place in (i, j))
+            for distance, apart in comparison.distances.items():
+                value = math.log(max(RESOLUTION, apart[i, j].item()))
+                logs.setdefault((first, second, distance), []).append(value)
+    if not logs:
+        raise InputError("expected two executions of a sub-run or more, to compare them")
+    return Profile(
+        tolerances=tuple(
+            _tolerance(first, second, distance, values)
+            for (first, second, distance), values in sorted(logs.items())
+        )
+    )
+
+
+def _tolerance(first: str, second: str, distance: str, values: Sequence[float]) -> Tolerance:
+    centre = math.fsum(values) / len(values)
+    squares = math.fsum((value - centre) ** 2 for value in values)
+    return Tolerance(
+        environments=(first, second),
+        distance=distance,
+        centre=centre,
+        spread=math.sqrt(squares / max(1, len(values) - 1)),
+        twins=len(values),
+    )
+
+
+def profile_document(profile: Profile) -> dict[str, Any]:
+    """Lay a profile out as JSON."""
+    return {
+        "schema": SCHEMA,
+        "tolerances": [
+            {
+                "environments": list(each.environments),
+                "distance": each.distance,
+                "centre": each.centre,
+                "spread": each.spread,
+                "twins": each.twins,
+            }
+            for each in profile.tolerances
+        ],
+    }
+
+
+def parse_profile(document: object) -> Profile:
+    """Undo `profile_document`.
+
+    Raises:
+        InputError: it is no profile, or a number in it makes no sense.
+    """
+    found = document.get("schema") if isinstance(document, Mapping) else None
+    if not isinstance(document, Mapping) or found != SCHEMA:
+        raise InputError(f"expected a profile of schema {SCHEMA!r}, got {found!r}")
+    rows = document.get("tolerances")
+    if not isinstance(rows, list) or len(rows) > _MOST:
+        raise InputError(f"expected a list of at most {_MOST} tolerances in the profile")
+    parsed = tuple(_parsed(row, place) for place, row in enumerate(rows))
+    keys = [(*each.environments, each.distance) for each in parsed]
+    if len(set(keys)) < len(keys):
+        raise InputError("expected each pair of environments once for each distance")
+    return Profile(tolerances=parsed)
+
+
+def _parsed(row: object, place: int) -> Tolerance:
+    try:
+        made = _row(row)
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"tolerance {place} of the profile is malformed: {error!r}") from error
+    numbers = (made.centre, made.spread)
+    if not all(map(math.isfinite, numbers)) or made.spread < 0 or made.twins < 1:
+        raise InputError(f"tolerance {place} of the profile makes no sense: {made!r}")
+    return made
+
+
+def _row(row: Any) -> Tolerance:
+    first, second = row["environments"]
+    names = (first, second, row["distance"])
+    if not all(isinstance(name, str) and len(name) <= _LONGEST for name in names):
+        raise TypeError(f"expected strings of at most {_LONGEST} characters, got {names}")
+    low, high = sorted((first, second))
+    return Tolerance(
+        environments=(low, high),
+        distance=row["distance"],
+        centre=float(row["centre"]),
+        spread=float(row["spread"]),
+        twins=int(row["twins"]),
+    )
