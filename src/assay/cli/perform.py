@@ -21,7 +21,7 @@ from assay.samples import Samples
 from assay.storage import data as datasets
 from assay.storage.runs import Input, RunFolder
 
-from . import dataset_job, models_job
+from . import dataset_job, models_job, training_job
 from .dataset_job import DatasetJob, Loaded
 from .encoders_job import EXPLAINED, LoadedEncoders, load_encoders
 from .models_job import LoadedModels, ModelKind, ModelsJob
@@ -33,6 +33,8 @@ from .tables import proof_table
 from .task import Done, Task, job_of
 from .texts_job import EXPLAINED as TEXTS_EXPLAINED
 from .texts_job import LoadedTexts, load_texts
+from .training_job import TrainingJob
+from .training_task import TrainingTask
 
 
 @record
@@ -235,9 +237,15 @@ def _models_task(settings: Mapping[str, Any]) -> Task:
     return models_task(job_of(ModelsJob, settings))
 
 
+def _training_task(settings: Mapping[str, Any]) -> Task:
+    job = job_of(TrainingJob, settings)
+    return TrainingTask(job=job, loaded=training_job.load(job))
+
+
 _TASKS: Mapping[str, Callable[[Mapping[str, Any]], Task]] = {
     "dataset": _dataset_task,
     "models": _models_task,
+    "training": _training_task,
 }
 
 

@@ -57,7 +57,7 @@ class Fields:
         value = float(self.take(name, "a number", (int, float)))
         if not (low < value < high and math.isfinite(value)):
             raise InputError(
-                f"expected {name}: above {low} and below {high} in {self._where}, got {value}"
+                f"expected {name}: above {low:g} and below {high:g} in {self._where}, got {value}"
             )
         return value
 

@@ -23,7 +23,7 @@ _MAX_KEY = 2**14
 
 @record
 class SigningKey:
-    """A private key. Its `repr` shows the public part alone."""
+    """A private key; its `repr` does not show it."""
 
     private: Ed25519PrivateKey
 

@@ -20,6 +20,8 @@ from .recipe import Recipe, parse_recipe
 
 PLAN_SCHEMA = "assay/training-plan/v1"
 _MAX_PLAN = 2**20
+_LONGEST = 5_256_000.0
+"""Minutes of ten years."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -34,6 +36,9 @@ class Provider:
     """Any URL that fsspec opens; each provider has its own."""
     key: str
     """The public key that it signs with, `ed25519:` and 64 hexadecimal digits."""
+    trusted: bool = False
+    """Whether it is the client's own: it takes part in replicated sub-runs alone, and the others
+    are judged by it."""
 
 
 @record
@@ -144,9 +149,11 @@ def parse_plan(document: Mapping[str, Any], where: str = "the plan") -> Plan:
         step_digests=fields.flag("step_digests", default=True),
         providers=_providers(fields.take("providers", "a list", list), where),
         replicated=fields.whole("replicated", 1) if fields.has("replicated") else None,
-        confidence=fields.number("confidence", 0, 1) if fields.has("confidence") else None,
-        attack_share=fields.number("attack_share", 0, 1) if fields.has("attack_share") else None,
-        deadline_minutes=fields.number("deadline_minutes", 0, math.inf),
+        confidence=fields.number("confidence", 0.0, 1.0) if fields.has("confidence") else None,
+        attack_share=fields.number("attack_share", 0.0, 1.0)
+        if fields.has("attack_share")
+        else None,
+        deadline_minutes=fields.number("deadline_minutes", 0.0, _LONGEST),
         network=fields.optional("network"),
         probes=fields.optional("probes"),
         profile=fields.optional("profile"),
@@ -174,7 +181,10 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "data": {"sha256": plan.data_sha256, "samples": plan.samples},
         "hyperparameters": dict(plan.hyperparameters),
         "order": "free" if plan.free_order else "fixed",
-        "providers": [{"name": p.name, "mailbox": p.mailbox, "key": p.key} for p in plan.providers],
+        "providers": [
+            {"name": p.name, "mailbox": p.mailbox, "key": p.key, "trusted": p.trusted}
+            for p in plan.providers
+        ],
     }
 
 
@@ -204,9 +214,21 @@ def _provider(entry: object, where: str) -> Provider:
             f"expected a name of at most 40 lower-case letters, digits and '-' in {where}, "
             f"got {name!r}"
         )
-    made = Provider(name=name, mailbox=fields.text("mailbox"), key=check_public(fields.text("key")))
+    made = Provider(
+        name=name,
+        mailbox=fields.text("mailbox"),
+        key=_key(fields.text("key"), where),
+        trusted=fields.flag("trusted", default=False),
+    )
     fields.end()
     return made
+
+
+def _key(text: str, where: str) -> str:
+    try:
+        return check_public(text)
+    except InputError as error:
+        raise InputError(f"key of {where}: {error}") from error
 
 
 def _check(plan: Plan, where: str) -> None:
@@ -214,12 +236,14 @@ def _check(plan: Plan, where: str) -> None:
         raise InputError(
             f"expected two providers or more in {where}: one has nobody to differ from"
         )
+    if all(p.trusted for p in plan.providers):
+        raise InputError(f"expected a provider that is not trusted in {where}: nobody is judged")
     for what in ("name", "mailbox", "key"):
         values = [getattr(p, what) for p in plan.providers]
         if len(set(values)) < len(values):
             raise InputError(f"expected another {what} for each provider in {where}, got {values}")
-    wanted = (plan.confidence is not None, plan.attack_share is not None)
-    if wanted not in {(plan.replicated is None,) * 2, (True, True)} or wanted == (False, True):
+    wanted = [plan.confidence is not None, plan.attack_share is not None]
+    if wanted != [plan.replicated is None] * 2:
         raise InputError(f"expected either replicated, or confidence and attack_share in {where}")
     if (plan.replicated or 1) > plan.sub_runs:
         raise InputError(

@@ -1,5 +1,7 @@
 """The client's side of an answer: everything is checked before anything is believed."""
 
+import dataclasses
+import datetime
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +47,6 @@ class Asked:
     replicated: bool
     first_step: int
     steps: int
-    step_digests: bool
 
 
 @record
@@ -57,8 +58,8 @@ class Received:
     """None where there is a fault."""
     manifest: dict[str, Any] | None
     """As the provider signed it; None where nothing that could be read came."""
-    steps: tuple[str | None, ...] = ()
-    """Digests of the weights after each step, where the log holds them."""
+    log: bytes | None = None
+    """Its log, a JSON object a line; None where there is a fault."""
 
 
 class FaultError(AssayError):
@@ -72,6 +73,15 @@ class FaultError(AssayError):
 def missing(asked: Asked, detail: str) -> Received:
     """Say that nothing came."""
     return _received(asked, None, FaultError(Fault.MISSING, detail))
+
+
+def late(received: Received, came: datetime.datetime, deadline: datetime.datetime) -> Received:
+    """Say that an answer came after the deadline, unless something worse is wrong with it."""
+    if received.delivery.fault not in {None, Fault.MISSING}:
+        return received
+    said = f"expected it by {deadline.isoformat()}, it came at {came.isoformat()}"
+    delivery = dataclasses.replace(received.delivery, fault=Fault.LATE, detail=said)
+    return Received(delivery=delivery, weights=None, manifest=received.manifest)
 
 
 def receive(
@@ -100,12 +110,12 @@ def receive(
         _check_source(manifest, asked)
         _fetch(mailbox, asked, manifest, start, work)
         weights = _weights(work / WEIGHTS, start)
-        steps = _steps(work / LOG, asked, weights)
+        _check_log(work / LOG, asked, weights)
         return Received(
             delivery=_delivery(asked, manifest, digest_weights(weights), None),
             weights=weights,
             manifest=manifest,
-            steps=steps,
+            log=read_bounded(work / LOG, _most_log(asked)),
         )
     except FaultError as error:
         return _received(asked, manifest, error)
@@ -170,7 +180,7 @@ def _check_source(manifest: Mapping[str, Any], asked: Asked) -> None:
         )
     got = (manifest["bundle"], manifest["asked"])
     blind = manifest["state"] == "failed" and manifest["asked"] == ""
-    if not blind and got != (asked.bundle, asked.manifest):
+    if got != (asked.bundle, "" if blind else asked.manifest):
         raise FaultError(
             Fault.COPIED, f"expected the answer to bundle {asked.bundle}, got one to {got[0]}"
         )
@@ -249,16 +259,12 @@ def _weights(path: pathlib.Path, start: Mapping[str, Tensor]) -> dict[str, Tenso
     return weights
 
 
-def _steps(
-    path: pathlib.Path, asked: Asked, weights: Mapping[str, Tensor]
-) -> tuple[str | None, ...]:
+def _check_log(path: pathlib.Path, asked: Asked, weights: Mapping[str, Tensor]) -> None:
     """Check the log: one line a step, in order, ending in the delivered weights."""
-    content = read_bounded(path, _most_log(asked))
     try:
-        lines = [documents.load(line) for line in content.splitlines() if line.strip()]
+        lines = step_lines(read_bounded(path, _most_log(asked)))
     except InputError as error:
         raise FaultError(Fault.BROKEN, f"{LOG} is broken: {error}") from error
-    lines = [line for line in lines if isinstance(line, dict) and "step" in line]
     numbers = [line["step"] for line in lines]
     wanted = list(range(asked.first_step, asked.first_step + asked.steps))
     if numbers == wanted[: len(numbers)] and len(numbers) < len(wanted):
@@ -270,12 +276,21 @@ def _steps(
             Fault.TAMPERED,
             f"expected the steps {wanted[0]} to {wanted[-1]} in the log, each once and in order",
         )
-    digests = tuple(_step_digest(line) for line in lines)
-    if asked.step_digests and digests[-1] not in {None, digest_weights(weights)}:
+    if step_digest(lines[-1]) not in {None, digest_weights(weights)}:
         raise FaultError(Fault.TAMPERED, "the log ends in other weights than were delivered")
-    return digests
 
 
-def _step_digest(line: Mapping[str, Any]) -> str | None:
+def step_lines(log: bytes) -> list[dict[str, Any]]:
+    """Read the lines of a log that tell of a step; others are the training code's own.
+
+    Raises:
+        InputError: a line is no JSON.
+    """
+    lines = [documents.load(line) for line in log.splitlines() if line.strip()]
+    return [line for line in lines if isinstance(line, dict) and "step" in line]
+
+
+def step_digest(line: Mapping[str, Any]) -> str | None:
+    """Give the digest of the weights after a step, where the log holds it."""
     digest = line.get("digest")
     return digest if isinstance(digest, str) and len(digest) == 64 else None

@@ -5,18 +5,24 @@ looks the same, and the main provider of each sub-run is drawn too: if it were a
 everything that the others are sent would be a replica.
 """
 
+import os
+import pathlib
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from assay.errors import InputError
 from assay.randomness import Seed, child, generator
 from assay.records import record
+from assay.storage.files import read_bounded
 
 from .canonical import digest_document
 
 _CPU = torch.device("cpu")
+_SECRET = re.compile(r"[0-9a-f]{64}")
 
 
 @record
@@ -52,11 +58,6 @@ class Secret:
         return child(Seed(int(self.text, 16)), *names)
 
 
-def fresh_secret() -> Secret:
-    """Draw a secret from the system's entropy."""
-    return Secret(text=secrets.token_hex(32))
-
-
 def choice(secret: Secret, *, places: int, count: int) -> dict[str, Any]:
     """Lay out what is committed to: the secret, and the sub-runs that it chooses at first."""
     replicated = secret.replicated(attempt=0, places=range(places), count=count)
@@ -69,3 +70,24 @@ def commitment(chosen: dict[str, Any]) -> str:
     Whoever holds it cannot tell the choice, and whoever made it cannot change it.
     """
     return digest_document({"schema": "assay/commitment/v1", **chosen})
+
+
+def open_secret(path: pathlib.Path) -> Secret:
+    """Read a run's secret, or draw one where there is none; its owner alone can read it.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(f"{secrets.token_hex(32)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    text = read_bounded(path, 100).decode("ascii", errors="replace").strip()
+    if not _SECRET.fullmatch(text):
+        raise InputError(f"expected 64 hexadecimal digits in {path}, the run's secret")
+    return Secret(text=text)

@@ -50,7 +50,7 @@ class Place:
     key: SigningKey
     code: pathlib.Path
     """The folder of the code files."""
-    data: str
+    data: str | None
     """The data, as `assay dataset` takes them; handed to the code as it is."""
     work: pathlib.Path
     """A folder for bundles that are being executed."""
@@ -186,6 +186,8 @@ class _Worker:
                 f"the code differs from the plan's: {changed[0]} in {self._place.code} is "
                 "missing or holds something else"
             )
+        if self._place.data is None:
+            raise RejectedError("the worker was not told where the data are (--data)")
         if self._data is None:
             self._data = digest(self._place.data)
         if self._data != bundle.data_sha256:
@@ -204,7 +206,7 @@ class _Worker:
             code=self._place.code.absolute(),
             bundle=folder.absolute(),
             output=output.absolute(),
-            data=self._place.data,
+            data=absolute(str(self._place.data)),
         )
         self._wait(claim, self._place.executor.start(asked))
         parts = {name: output / name for name in (WEIGHTS, LOG)}
@@ -253,6 +255,12 @@ class _Worker:
         self._finished.add(claim.bundle)
         if not first:
             self._say(f"bundle {claim.bundle} was answered by another worker meanwhile")
+
+
+def absolute(source: str) -> str:
+    """Make a path independent of the working directory; what is no path stays as it is."""
+    path = pathlib.Path(source.partition("#")[0])
+    return str(pathlib.Path(source).absolute()) if path.exists() else source
 
 
 def _last(bundle: Bundle) -> int:
