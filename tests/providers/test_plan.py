@@ -1,7 +1,9 @@
 import copy
+import pathlib
 import re
 
 import pytest
+import yaml
 
 from assay.errors import AssayError, InputError, UsageError
 from assay.providers.plan import parse_plan, plan_document, read_plan
@@ -21,6 +23,18 @@ def test_a_plan_survives_being_laid_out(scene: Scene) -> None:
 def test_the_last_sub_run_may_be_shorter(scene: Scene) -> None:
     scene.document["steps"] = 16
     assert (scene.plan.sub_runs, scene.plan.stretch(5)) == (6, (15, 1))
+
+
+def test_the_plan_in_the_docs_is_one() -> None:
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    text = re.search(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert text is not None
+    document = yaml.safe_load(text[1])
+    plan = parse_plan({**document, "files": dict.fromkeys(document["files"], "0" * 64)})
+    assert plan.sub_runs == 40
+    assert [p.name for p in plan.providers] == ["ada", "bea", "cyd"]
+    for field in plan_document(plan).keys() - {"schema"}:
+        assert f"`{field}`" in page or f"{field}:" in page, field
 
 
 WRONG = {
