@@ -9,6 +9,8 @@ import yaml
 from safetensors.torch import load_file
 from tests.providers.conftest import NAMES, InProcess, Train, document, furnish, honest, planting
 
+import assay
+from assay.errors import InputError
 from assay.providers.keys import open_key
 from assay.storage.runs import RunFolder
 
@@ -167,6 +169,15 @@ def test_a_ledger_that_was_changed_is_refused(
     result = run("training", "judge", path)
     assert result.exit_code == 3
     assert "of the ledger was changed" in result.stderr
+
+
+def test_from_python_it_is_the_same(client: pathlib.Path, providers: Callable[..., None]) -> None:
+    providers()
+    result = assay.audit_training(client / "PLAN.yaml", out=client / "run", poll_s=0.01)
+    assert [p.name for p in result.providers] == list(NAMES)
+    assert RunFolder.open(client / "run").read_findings().verdict is result.verdict
+    with pytest.raises(InputError, match="alpha"):
+        assay.audit_training(client / "PLAN.yaml", out=client / "other", alpha=5.0)
 
 
 def test_the_newest_run_of_a_plan_is_judged(

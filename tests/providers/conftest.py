@@ -198,17 +198,21 @@ def document(folder: pathlib.Path, keys: dict[str, SigningKey], boxes: str) -> d
     }
 
 
-@pytest.fixture
-def scene(tmp_path: pathlib.Path) -> Scene:
-    furnish(tmp_path)
+def make_scene(folder: pathlib.Path) -> Scene:
+    furnish(folder)
     keys = {name: fresh_key() for name in NAMES}
     return Scene(
-        folder=tmp_path,
-        document=document(tmp_path, keys, str(tmp_path / "boxes")),
+        folder=folder,
+        document=document(folder, keys, str(folder / "boxes")),
         keys=keys,
         client=fresh_key(),
         trains=dict.fromkeys(NAMES, honest),
     )
+
+
+@pytest.fixture
+def scene(tmp_path: pathlib.Path) -> Scene:
+    return make_scene(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 import datetime
 import itertools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,13 @@ from assay.providers.client import Client, run_training, trusted_weights
 from assay.providers.executors import Work
 from assay.providers.judging import Judged, judge_ledger
 from assay.providers.ledger import LEDGER, Ledger, read_ledger
+from assay.providers.mailbox import Mailbox, UnreachableError
 from assay.providers.order import sample_order
 from assay.providers.secrecy import Secret
 from assay.randomness import Seed, child
 from assay.results import Verdict
 
-from .conftest import RECIPE, Kept, Scene, around, honest, planting
+from .conftest import NAMES, RECIPE, Kept, Scene, around, honest, make_scene, planting
 
 
 def train(scene: Scene, store: Kept | None = None, **held: object) -> Judged:
@@ -43,6 +45,16 @@ def alone(scene: Scene) -> torch.Tensor:
             on_step=lambda *_: None,
         )
     return ended["weight"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A scene whose training is closed; only to be read. One of the providers plants."""
+    scene = make_scene(tmp_path_factory.mktemp("finished"))
+    scene.trains["cyd"] = planting
+    scene.document["replicated"] = 3
+    train(scene)
+    return scene
 
 
 def verdicts(judged: Judged) -> dict[str, Verdict]:
@@ -93,34 +105,35 @@ def test_a_sub_run_of_who_was_flagged_later_is_done_again(scene: Scene) -> None:
     assert course.chain[0].provider == "ada", "what came before is kept"
 
 
-def test_the_ledger_alone_gives_the_same_verdict(scene: Scene) -> None:
-    scene.trains["cyd"] = planting
-    judged = train(scene)
-    again = judge_ledger(read_ledger(scene.folder / LEDGER))
-    for one, other in zip(judged.audit.providers, again.audit.providers, strict=True):
-        assert (one.name, one.verdict, one.p_value) == (other.name, other.verdict, other.p_value)
-    assert again.audit.findings.reasons == judged.audit.findings.reasons
+def test_the_ledger_alone_gives_the_same_verdict(finished: Scene) -> None:
+    entries = read_ledger(finished.folder / LEDGER)
+    judged = judge_ledger(entries)
+    assert verdicts(judged)["cyd"] is Verdict.FLAGGED
+    last = next(e.body for e in reversed(entries) if e.kind == "judged")
+    said = {p["name"]: (p["verdict"], p["p_value"]) for p in last["providers"]}
+    again = {p.name: (p.verdict.value, p.p_value) for p in judged.audit.providers}
+    assert again == said
+    assert judged.course.alpha(final=False) < 0.05
+    assert judged.audit.findings.alpha == 0.05
 
 
-def test_bundles_of_one_sub_run_differ_in_nothing_that_tells(scene: Scene) -> None:
-    train(scene)
-    entries = read_ledger(scene.folder / LEDGER)
+def test_bundles_of_one_sub_run_differ_in_nothing_that_tells(finished: Scene) -> None:
+    entries = read_ledger(finished.folder / LEDGER)
     shared = next(e.body for e in entries if e.kind == "opened" and e.body["replicated"])
     asked = []
     for name, bundle in shared["bundles"].items():
-        text = (scene.folder / "boxes" / name / "bundles" / bundle / "bundle.json").read_text()
+        text = (finished.folder / "boxes" / name / "bundles" / bundle / "bundle.json").read_text()
         assert "replic" not in text
         asked.append(text.replace(bundle, "ID").replace(name, "NAME"))
     assert len(asked) == 3
     assert len(set(asked)) == 1
 
 
-def test_the_secret_is_in_the_ledger_only_at_the_end(scene: Scene) -> None:
-    train(scene)
-    lines = (scene.folder / LEDGER).read_text().splitlines()
+def test_the_secret_is_in_the_ledger_only_at_the_end(finished: Scene) -> None:
+    lines = (finished.folder / LEDGER).read_text().splitlines()
     held = [i for i, line in enumerate(lines) if "5" * 64 in line]
     assert held == [len(lines) - 2], "in the line before the last"
-    for box in (scene.folder / "boxes").rglob("*.json"):
+    for box in (finished.folder / "boxes").rglob("*.json"):
         assert "5" * 64 not in box.read_text()
 
 
@@ -176,11 +189,10 @@ def test_a_client_interrupted_while_it_waits_goes_on(scene: Scene) -> None:
     assert len(sent) == len(set(sent)), "nothing is asked twice"
 
 
-def test_a_run_is_not_taken_up_with_another_plan(scene: Scene) -> None:
-    train(scene)
-    scene.document["hyperparameters"] = {"lr": 0.2}
+def test_a_run_is_not_taken_up_with_another_plan(finished: Scene) -> None:
+    other = finished.held(alpha=0.01)
     with pytest.raises(InputError, match="another plan"):
-        Client(scene.held(), Ledger(scene.folder / LEDGER), around(Kept()))
+        Client(other, Ledger(finished.folder / LEDGER), around(Kept()))
 
 
 def test_who_never_answers_is_asked_no_more(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +210,58 @@ def test_who_never_answers_is_asked_no_more(scene: Scene, monkeypatch: pytest.Mo
     found = [d.fault for d in judged.course.deliveries() if d.provider == "cyd"]
     assert found == [Fault.MISSING] * 3
     assert absent.public in str(judged.course.begun)
+
+
+def test_a_mailbox_that_cannot_be_reached_has_until_the_deadline(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1}
+    failures, put = iter([True, True, False]), Mailbox.put
+
+    def flaky(self: Mailbox, place: str, source: pathlib.Path) -> None:
+        if self.url.endswith("cyd") and next(failures, False):
+            raise UnreachableError("no route")
+        put(self, place, source)
+
+    monkeypatch.setattr(Mailbox, "put", flaky)
+    judged = train(scene)
+    assert judged.course.place == 1
+    assert {d.provider: d.fault for d in judged.course.deliveries()} == dict.fromkeys(NAMES)
+
+
+def test_a_mailbox_that_is_gone_is_a_missing_answer(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1, "deadline_minutes": 0.01}
+
+    def gone(self: Mailbox, *_: object) -> None:
+        if self.url.endswith("cyd"):
+            raise UnreachableError("no route")
+        put(self, *_)
+
+    put = Mailbox.put
+    monkeypatch.setattr(Mailbox, "put", gone)
+    client = Client(scene.held(), Ledger(scene.folder / LEDGER), around(Kept()))
+    while "cyd" not in {d.provider for d in client.course.deliveries()}:
+        client.step()
+    found = {d.provider: d for d in client.course.deliveries()}["cyd"]
+    assert found.fault is Fault.MISSING
+    assert "could not be reached" in found.detail
+
+
+def test_a_client_that_was_away_past_the_deadline_blames_nobody(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1}
+    client = Client(scene.held(), Ledger(scene.folder / LEDGER), around(Kept()))
+    client.step()
+    assert client.course.current is not None
+    hours = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=5)
+    monkeypatch.setattr("assay.providers.client._now", lambda: hours)
+    judged = train(scene)
+    assert {d.fault for d in judged.course.deliveries()} == {None}
+    assert [run.replicated for run in judged.course.sub_runs] == [True, True]
+    assert judged.course.place == 1
 
 
 def test_what_comes_too_late_is_late(scene: Scene) -> None:
@@ -249,43 +313,48 @@ def test_the_clients_own_replica_is_asked_for_replicas_alone(scene: Scene) -> No
     assert judged.is_closed
 
 
-def test_whose_draw_is_not_the_secrets_is_found_out(scene: Scene) -> None:
-    judged = train(scene)
-    entries = read_ledger(scene.folder / LEDGER)
-    assert judged.is_closed
-    path = scene.folder / "other.jsonl"
-    forged = Ledger(path)
-    for entry in entries:
-        body = dict(entry.body)
-        if entry.kind == "begun":
-            body["commitment"] = "0" * 64
-        forged.append(entry.kind, body)
-    with pytest.raises(InputError, match="committed to"):
-        judge_ledger(forged.entries[:-1])
+FORGERIES: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "judged": (
+        "another judgement",
+        lambda b: {"providers": [{**p, "verdict": "no_indicator"} for p in b["providers"]]},
+    ),
+    "received": (
+        "did not sign",
+        lambda b: {"manifest": b["manifest"] and {**b["manifest"], "environment": "another"}},
+    ),
+    "compared": ("another judgement", lambda _: {"distances": {}}),
+    "revealed": ("committed to", lambda _: {"secret": "6" * 64}),
+    "opened": ("whom the secret chose", lambda _: {"main": "bea"}),
+    "begun": ("committed to", lambda _: {"commitment": "0" * 64}),
+    "closed": ("not signed", lambda _: {"digest": "0" * 64}),
+}
 
 
-@pytest.mark.parametrize("kind", ["judged", "closed", "received"])
-def test_a_ledger_that_was_made_up_is_found_out(scene: Scene, kind: str) -> None:
-    scene.trains["cyd"] = planting
-    train(scene)
-    forged = Ledger(scene.folder / "other.jsonl")
-    for entry in read_ledger(scene.folder / LEDGER):
-        body = dict(entry.body)
-        if entry.kind == kind == "judged":
-            body["providers"] = [{**p, "verdict": "no_indicator"} for p in body["providers"]]
-        if entry.kind == kind == "received":
-            body["manifest"] = {**body["manifest"], "environment": "another"}
-        if entry.kind == kind == "closed":
-            body["digest"] = "0" * 64
-        forged.append(entry.kind, body)
-    said = {"judged": "another judgement", "closed": "not signed", "received": "did not sign"}
-    with pytest.raises(InputError, match=said[kind]):
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_a_ledger_that_was_made_up_is_found_out(
+    finished: Scene, tmp_path: pathlib.Path, kind: str
+) -> None:
+    """Its chain is whole: somebody wrote it anew, with one kind of line changed."""
+    said, change = FORGERIES[kind]
+    entries = read_ledger(finished.folder / LEDGER)
+    forged = Ledger(tmp_path / LEDGER)
+    for entry in entries[:-1]:
+        more = change(entry.body) if entry.kind == kind else {}
+        forged.append(entry.kind, {**entry.body, **more})
+    closing = dict(entries[-1].body)
+    del closing["signature"]
+    closing = finished.client.signed({**closing, "previous": forged.entries[-1].hash})
+    forged.append("closed", {**closing, **(change(closing) if kind == "closed" else {})})
+    with pytest.raises(InputError, match=said):
         judge_ledger(forged.entries)
 
 
-def test_a_ledger_without_its_end_says_so(scene: Scene) -> None:
-    train(scene)
-    entries = read_ledger(scene.folder / LEDGER)
-    for count in (1, len(entries) // 2, len(entries) - 1):
-        if any(e.kind == "received" for e in entries[:count]):
-            assert not judge_ledger(entries[:count]).is_closed
+def test_a_ledger_without_its_end_says_so(finished: Scene) -> None:
+    entries = read_ledger(finished.folder / LEDGER)
+    first = next(e.index for e in entries if e.kind == "received")
+    for count in (first + 1, len(entries) // 2, len(entries) - 1):
+        judged = judge_ledger(entries[:count])
+        assert not judged.is_closed
+    assert (
+        "the ledger ends there" in judge_ledger(entries[: first + 1]).audit.findings.not_examined[0]
+    )

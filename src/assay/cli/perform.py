@@ -13,6 +13,8 @@ from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.audits.models import ModelsSettings, audit_encoders, audit_models
 from assay.audits.models.language import TextSettings, audit_texts
 from assay.errors import InputError
+from assay.providers.loading import load_plan
+from assay.providers.training import TrainingJob
 from assay.randomness import Seed, child
 from assay.records import record
 from assay.repair import Proof, Trigger, cleanse, prove
@@ -21,7 +23,7 @@ from assay.samples import Samples
 from assay.storage import data as datasets
 from assay.storage.runs import Input, RunFolder
 
-from . import dataset_job, models_job, training_job
+from . import dataset_job, models_job
 from .dataset_job import DatasetJob, Loaded
 from .encoders_job import EXPLAINED, LoadedEncoders, load_encoders
 from .models_job import LoadedModels, ModelKind, ModelsJob
@@ -33,7 +35,6 @@ from .tables import proof_table
 from .task import Done, Task, job_of
 from .texts_job import EXPLAINED as TEXTS_EXPLAINED
 from .texts_job import LoadedTexts, load_texts
-from .training_job import TrainingJob
 from .training_task import TrainingTask
 
 
@@ -239,7 +240,7 @@ def _models_task(settings: Mapping[str, Any]) -> Task:
 
 def _training_task(settings: Mapping[str, Any]) -> Task:
     job = job_of(TrainingJob, settings)
-    return TrainingTask(job=job, loaded=training_job.load(job))
+    return TrainingTask(job=job, loaded=load_plan(pathlib.Path(job.plan)))
 
 
 _TASKS: Mapping[str, Callable[[Mapping[str, Any]], Task]] = {

@@ -13,11 +13,13 @@ from assay.providers.bisect import bisect as find_partings
 from assay.providers.client import log_name
 from assay.providers.execute import LOG
 from assay.providers.executors import Executor, Process, RayJobs
-from assay.providers.judging import judge_ledger
+from assay.providers.judging import ending, judge_ledger
 from assay.providers.keys import check_public, open_key
 from assay.providers.ledger import LEDGER, read_ledger
+from assay.providers.loading import Loaded, load_plan
 from assay.providers.mailbox import Mailbox
 from assay.providers.plan import Plan, plan_document, read_plan
+from assay.providers.training import TrainingJob
 from assay.providers.weights import size_of
 from assay.providers.worker import Place
 from assay.providers.worker import work as do_work
@@ -31,8 +33,7 @@ from .output import say, write
 from .summary import Manner, carry_out, show_findings
 from .tables import table
 from .task import create, fresh_folder
-from .training_job import LoadedTraining, TrainingJob, load
-from .training_task import TrainingTask, ending, explained
+from .training_task import TrainingTask
 
 training = typer.Typer(
     name="training",
@@ -68,7 +69,7 @@ def plan(
       assay training plan PLAN.yaml
       assay training plan PLAN.yaml --json
     """
-    loaded = load(_job(plan, key, alpha=0.05, device="cpu", poll=_POLL_S))
+    loaded = load_plan(plan)
     document = _estimate(loaded, None if key is None else open_key(key).public)
     if json:
         write(documents.dump(document))
@@ -113,7 +114,7 @@ def run(
     if not 0 < alpha < 1:
         raise UsageError(f"expected --alpha between 0 and 1, got {alpha}")
     job = _job(plan, key, alpha=alpha, device=str(devices.choose(device)), poll=poll)
-    task, path = TrainingTask(job=job, loaded=load(job)), out or fresh_folder("training")
+    task, path = TrainingTask(job=job, loaded=load_plan(plan)), out or fresh_folder("training")
     begin = functools.partial(create, task, path)
     manner = Manner(quiet=quiet, json=json, exit_zero=exit_zero, max_minutes=max_minutes)
     return carry_out(task, path, begin, manner)
@@ -144,7 +145,7 @@ def judge(
     path = _ledger(source)
     entries = read_ledger(path)
     judged = judge_ledger(entries)
-    findings = explained(judged).findings
+    findings = judged.audit.findings
     if json:
         about = {
             "entries": len(entries),
@@ -285,7 +286,7 @@ def _job(
     )
 
 
-def _estimate(loaded: LoadedTraining, key: str | None) -> dict[str, Any]:
+def _estimate(loaded: Loaded, key: str | None) -> dict[str, Any]:
     """Say what a plan comes to."""
     plan, found = loaded.plan, loaded.replication
     start, order = size_of(loaded.start), plan.sub_run * plan.batch * 8

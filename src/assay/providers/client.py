@@ -77,7 +77,6 @@ def run_training(held: Held, ledger: Ledger, around: Surroundings) -> Judged:
 
     Raises:
         InputError: the ledger is of another plan, or weights that it names are lost.
-        UnreachableError: a mailbox does not answer when a bundle is to be sent.
     """
     client = Client(held, ledger, around)
     while not client.course.is_closed:
@@ -106,6 +105,7 @@ class Client:
         self._ledger = ledger
         self._around = around
         self._boxes = {p.name: Mailbox(p.mailbox) for p in held.plan.providers}
+        self._tried: set[int] = set()
         self.course = Course(ledger.entries)
         begun = self._begun()
         if not ledger.entries:
@@ -181,7 +181,7 @@ class Client:
         )
 
     def _go_on(self, run: SubRun) -> None:
-        unsent = [name for name in run.bundles if name not in run.sent]
+        unsent = [n for n in run.bundles if n not in run.sent and n not in run.deliveries]
         compared = any(c.sub_run == run.number for c in self.course.comparisons)
         odd = any(d.fault is not None for d in run.deliveries.values())
         self._show()
@@ -199,30 +199,45 @@ class Client:
             self._conclude(run)
 
     def _send(self, run: SubRun, names: list[str]) -> None:
-        start = self._start()
+        """Send what is not sent; a mailbox that cannot be reached has until the deadline."""
+        is_over = _now() > datetime.datetime.fromisoformat(run.deadline)
+        if is_over and run.number not in self._tried:  # nobody was here to send it
+            self._note("abandoned", {"sub_run": run.number, "place": run.place})
+            return
+        self._tried.add(run.number)
+        for name in names:
+            try:
+                self._send_to(run, name)
+            except UnreachableError as error:
+                self._around.say(str(error))
+                if is_over:
+                    said = f"its mailbox could not be reached by {run.deadline}"
+                    self._take(run, name, missing(self._asked(run, name), said))
+                else:
+                    time.sleep(self._around.poll_s)
+
+    def _send_to(self, run: SubRun, name: str) -> None:
+        plan = self.course.held
+        bundle = make_bundle(
+            plan,
+            place=run.place,
+            provider=name,
+            name=run.bundles[name],
+            start=run.start,
+            deadline=run.deadline,
+        )
         with _folder() as work:
-            write_weights(work / "start", start)
-            for name in names:
-                inside = work / name
-                inside.mkdir()
-                bundle = make_bundle(
-                    self.course.held,
-                    place=run.place,
-                    provider=name,
-                    name=run.bundles[name],
-                    start=run.start,
-                    deadline=run.deadline,
-                )
-                manifest = send(
-                    self._boxes[name],
-                    bundle,
-                    self.course.held,
-                    start=work / "start",
-                    work=inside,
-                    key=self._held.key,
-                )
-                digest = digest_document(manifest)
-                self._note("sent", {"sub_run": run.number, "provider": name, "manifest": digest})
+            write_weights(work / "start", self._start())
+            manifest = send(
+                self._boxes[name],
+                bundle,
+                plan,
+                start=work / "start",
+                work=work,
+                key=self._held.key,
+            )
+        digest = digest_document(manifest)
+        self._note("sent", {"sub_run": run.number, "provider": name, "manifest": digest})
 
     def _start(self) -> Mapping[str, Tensor]:
         if not self.course.chain:
@@ -272,7 +287,7 @@ class Client:
             key=plan.provider(name).key,
             others={p.name: p.key for p in plan.providers if p.name != name},
             bundle=run.bundles[name],
-            manifest=run.sent[name],
+            manifest=run.sent.get(name, ""),
             sub_run=run.number,
             replicated=run.replicated,
             first_step=run.first_step,

@@ -135,7 +135,9 @@ class Course:
         failed = {
             run.main
             for run in self.sub_runs
-            if (run.attempt, run.place) == (self.attempt, self.place) and not run.usable()
+            if (run.attempt, run.place) == (self.attempt, self.place)
+            and run.main in run.deliveries
+            and not run.usable()
         }
         usable = [name for name in self.usable() if not self.held.provider(name).trusted]
         return [name for name in usable if name not in failed] or usable

@@ -92,11 +92,31 @@ def judge_ledger(entries: Sequence[Entry]) -> Judged:
         _check_secret(course, entries)
     if last is None or not course.is_closed:
         last = judge_now(course, alpha=course.alpha(final=True))
-    return Judged(
-        audit=combine(last, expelling, alpha=course.begun["alpha"]),
-        course=course,
-        is_closed=course.is_closed,
+    audit = combine(last, expelling, alpha=course.begun["alpha"])
+    return Judged(audit=_explained(audit, course), course=course, is_closed=course.is_closed)
+
+
+def _explained(audit: TrainingAudit, course: Course) -> TrainingAudit:
+    """Say in the findings where the training ended before its end."""
+    if course.is_closed and course.place == course.held.sub_runs:
+        return audit
+    why = (
+        "fewer than two providers were left to execute it"
+        if course.is_closed
+        else "the ledger ends there: the run is not finished, or lines at its end are missing"
     )
+    first = course.place * course.held.sub_run
+    unseen = f"Steps {first} to {course.held.steps - 1} of the training: {why}."
+    not_examined = (unseen, *audit.findings.not_examined)
+    findings = dataclasses.replace(audit.findings, not_examined=not_examined)
+    return dataclasses.replace(audit, findings=findings)
+
+
+def ending(judged: Judged) -> str:
+    """Say how far the training came with providers that nobody flagged."""
+    course = judged.course
+    steps = min(course.place * course.held.sub_run, course.held.steps)
+    return f"trained {steps} of {course.held.steps} steps; digest of the weights: {course.end}"
 
 
 def combine(

@@ -1,9 +1,8 @@
-"""What `assay training run` was asked, and what it reads."""
+"""Reading a plan, and everything that it names."""
 
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,10 @@ from torch import Tensor, nn
 from assay.audits.training import (
     Profile,
     Replication,
-    TrainingSettings,
     parse_profile,
     plan_replication,
 )
 from assay.errors import InputError
-from assay.providers.plan import Plan, read_plan
 from assay.randomness import Seed, isolated
 from assay.records import record
 from assay.storage import data as datasets
@@ -26,7 +23,7 @@ from assay.storage.models import load_factory
 from assay.storage.runs import Input
 from assay.storage.weights import check_weights, read_weights
 
-from .task import settings_of
+from .plan import Plan, read_plan
 
 _MAX_MB = 2**20
 _MAX_PROFILE = 2**26
@@ -37,24 +34,7 @@ _ATTACKED, _CONFIDENCE = 0.5, 0.95
 
 
 @record
-class TrainingJob:
-    """Everything that decides what a replicated training does."""
-
-    plan: str
-    key: str | None
-    """File of the client's key, or None for one of the run's own."""
-    seed: int
-    device: str
-    alpha: float
-    poll: float
-
-    def settings(self) -> dict[str, Any]:
-        """Lay out every setting, those of the method included."""
-        return settings_of(self, TrainingSettings())
-
-
-@record
-class LoadedTraining:
+class Loaded:
     """What a plan names."""
 
     plan: Plan
@@ -66,21 +46,20 @@ class LoadedTraining:
     inputs: Mapping[str, Input]
 
 
-def load(job: TrainingJob) -> LoadedTraining:
+def load_plan(path: pathlib.Path) -> Loaded:
     """Read a plan and what it names.
 
     Raises:
         UsageError: something is not there.
         InputError: something cannot be used.
     """
-    path = pathlib.Path(job.plan)
     plan = read_plan(path)
     folder = path.absolute().parent
     start = read_weights(existing(folder / plan.start), max_mb=_MAX_MB)
     check_weights(start, plan.start)
     named = {"start": plan.start, "profile": plan.profile, "probes": plan.probes}
     files = {"plan": path} | {k: folder / name for k, name in named.items() if name is not None}
-    return LoadedTraining(
+    return Loaded(
         plan=plan,
         replication=replication(plan),
         start=start,
