@@ -147,7 +147,7 @@ def questions(task: str, order: str) -> list[Question]:
     made += [{"scenario": s, **way} for s, way in itertools.product(scenarios, ways)]
     made.append({"scenario": "usual", "published": True})
     for way, name in itertools.product(ways, DISTANCES):
-        made.append({"scenario": "usual", "distances": (name,), **way})  # noqa: PERF401
+        made.append({"scenario": "usual", "distances": (name,), **way})
     if order == bank.FIXED:
         for scenario in ("minority", "colluding-half"):
             made.append({"scenario": scenario, "profile": True, "trusted": True})
