@@ -56,7 +56,7 @@ def test_equal_digests_decide_first(replicas) -> None:
 
 
 def test_a_profile_sees_what_the_allowance_hides(replicas) -> None:
-    made = replicas([HONEST, HONEST, HONEST, 0.13])
+    made = replicas([HONEST, HONEST, HONEST, 0.17])
     without = judge_training(*made, profile=None).providers[3]
     _, twins = replicas([HONEST, HONEST, HONEST], seed=7, sub_runs=3)
     profile = make_profile(twins, dict.fromkeys("abc", "usual"))

@@ -33,20 +33,20 @@ class Yardstick:
 
 
 FIXED: Mapping[str, Yardstick] = {
-    UPDATE: Yardstick(noise=0.05, spread=0.1),
-    LAYERS: Yardstick(noise=0.05, spread=0.1),
-    OUTPUTS: Yardstick(noise=0.02, spread=0.25),
-    CKA: Yardstick(noise=0.002, spread=0.5),
-    ZEST: Yardstick(noise=0.05, spread=0.2),
+    UPDATE: Yardstick(noise=0.12, spread=0.06),
+    LAYERS: Yardstick(noise=0.12, spread=0.06),
+    OUTPUTS: Yardstick(noise=0.03, spread=0.25),
+    CKA: Yardstick(noise=0.004, spread=0.5),
+    ZEST: Yardstick(noise=0.12, spread=0.15),
 }
 """Where the client fixes the order of the samples."""
 
 FREE: Mapping[str, Yardstick] = {
-    UPDATE: Yardstick(noise=1.0, spread=0.04),
-    LAYERS: Yardstick(noise=1.0, spread=0.04),
-    OUTPUTS: Yardstick(noise=1.0, spread=0.2),
-    CKA: Yardstick(noise=1.0, spread=0.4),
-    ZEST: Yardstick(noise=1.0, spread=0.12),
+    UPDATE: Yardstick(noise=1.0, spread=0.04, weight=0.2),
+    LAYERS: Yardstick(noise=1.0, spread=0.027, weight=0.8),
+    OUTPUTS: Yardstick(noise=1.0, spread=0.15),
+    CKA: Yardstick(noise=1.0, spread=0.3),
+    ZEST: Yardstick(noise=1.0, spread=0.08),
 }
 """Where the order is the provider's own: its noise is learned from the providers that agree."""
 
@@ -56,7 +56,7 @@ class Decision:
     """Groups the providers that agree, and tests each one against that group.
 
     Distances are taken as logarithms, over what honest noise is expected to be for the pair: the
-    profile's centre where the pair of environments was calibrated, a usual noise with an allowance
+    profile's where the pair of environments was calibrated, a usual noise with an allowance
     for other environments where not. The group starts from the closest pair and grows by the
     nearest provider as long as Student's t does not tell it from the group. The level of the group
     itself raises what is expected: sub-runs differ in how far noise grows.
@@ -76,7 +76,7 @@ class Decision:
     """Whether providers choose the order of the samples."""
     fixed: Mapping[str, Yardstick] = dataclasses.field(default_factory=lambda: FIXED)
     free: Mapping[str, Yardstick] = dataclasses.field(default_factory=lambda: FREE)
-    allowance: float = 2.0
+    allowance: float = 1.5
     """Factor by which the noise of honest environments may exceed what is expected, where their
     pair was not calibrated."""
     prior: float = 8.0
@@ -138,15 +138,15 @@ class Decision:
         j: int,
     ) -> "Pair":
         found = [
-            None if profile is None else profile.find(where[i], where[j], name)
+            None if profile is None else profile.expected(where[i], where[j], name)
             for where in environments
         ]
         logs = [math.log(max(RESOLUTION, matrix[i, j].item())) for matrix in distances]
-        usual = [math.log(yardstick.noise) if f is None else f.centre for f in found]
+        usual = [math.log(yardstick.noise if each is None else each) for each in found]
         over = [log - centre for log, centre in zip(logs, usual, strict=True)]
         if not self.free_order:
             over = [max(_CALM, each) for each in over]
-        is_calibrated = all(f is not None for f in found)
+        is_calibrated = all(each is not None for each in found)
         needs_allowance = not (is_calibrated or self.free_order)
         return Pair(
             distance=math.fsum(logs) / len(logs),

@@ -441,7 +441,7 @@ def _subject(result: ProviderResult) -> Subject:
         name=result.name,
         digest={},
         verdict=result.verdict,
-        p_value=result.p_value,
+        p_value=None if result.tier is Tier.DELIVERY else result.p_value,
         target=None,
         evidence={
             "reason": result.reason,

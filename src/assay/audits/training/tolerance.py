@@ -19,16 +19,14 @@ _LONGEST = 1_000  # characters of an environment
 
 @record
 class Tolerance:
-    """The distances of honest twins from one pair of environments, in logarithms."""
+    """How far honest twins from one pair of environments lay apart."""
 
     environments: tuple[str, str]
     """As providers name them, in the order of the alphabet; twice the same for twins that differ in
     nothing."""
     distance: str
-    centre: float
-    """Mean logarithm of the distance."""
-    spread: float
-    """Standard deviation of the logarithms; 0 for a single twin."""
+    largest: float
+    """The largest distance among them, at least 0."""
     twins: int
     """How many distances it rests on, at least 1."""
 
@@ -47,10 +45,22 @@ class Profile:
                 return each
         return None
 
-    def loudest(self, distance: str) -> float | None:
-        """Return the largest centre of a distance, as a distance: the noisiest honest pair."""
-        centres = [each.centre for each in self.tolerances if each.distance == distance]
-        return math.exp(max(centres)) if centres else None
+    def expected(self, first: str, second: str, distance: str) -> float | None:
+        """Say how far honest providers from a pair of environments may lie apart.
+
+        Rounding errors grow chaotically: a pair that was calm while it was calibrated may be as
+        loud as another one in the next sub-run. So no pair is expected to be calmer than half as
+        loud as the loudest one; but the same environment twice, where twins were equal.
+
+        Returns:
+            A distance, at least `RESOLUTION`; None where the pair was not calibrated.
+        """
+        found = self.find(first, second, distance)
+        if found is None:
+            return None
+        same = first == second and found.largest == 0
+        loudest = max(t.largest for t in self.tolerances if t.distance == distance)
+        return max(RESOLUTION, found.largest, 0.0 if same else loudest / 2)
 
 
 def make_profile(twins: Sequence[Comparison], environments: Mapping[str, str]) -> Profile:
@@ -68,10 +78,10 @@ def make_profile(twins: Sequence[Comparison], environments: Mapping[str, str]) -
         >>> apart = torch.tensor([[0.0, 0.02], [0.02, 0.0]], dtype=torch.float64)
         >>> twins = Comparison(sub_run=0, providers=("a", "b"), distances={"update": apart})
         >>> profile = make_profile([twins], {"a": "fp32", "b": "bf16"})
-        >>> round(math.exp(profile.find("fp32", "bf16", "update").centre), 4)
+        >>> profile.expected("fp32", "bf16", "update")
         0.02
     """
-    logs: dict[tuple[str, str, str], list[float]] = {}
+    found: dict[tuple[str, str, str], list[float]] = {}
     for comparison in twins:
         unknown = [name for name in comparison.providers if name not in environments]
         if unknown:
@@ -79,27 +89,19 @@ def make_profile(twins: Sequence[Comparison], environments: Mapping[str, str]) -
         for i, j in itertools.combinations(range(len(comparison.providers)), 2):
             first, second = sorted(environments[comparison.providers[place]] for place in (i, j))
             for distance, apart in comparison.distances.items():
-                value = math.log(max(RESOLUTION, apart[i, j].item()))
-                logs.setdefault((first, second, distance), []).append(value)
-    if not logs:
+                found.setdefault((first, second, distance), []).append(apart[i, j].item())
+    if not found:
         raise InputError("expected two executions of a sub-run or more, to compare them")
     return Profile(
         tolerances=tuple(
-            _tolerance(first, second, distance, values)
-            for (first, second, distance), values in sorted(logs.items())
+            Tolerance(
+                environments=(first, second),
+                distance=distance,
+                largest=max(values),
+                twins=len(values),
+            )
+            for (first, second, distance), values in sorted(found.items())
         )
-    )
-
-
-def _tolerance(first: str, second: str, distance: str, values: Sequence[float]) -> Tolerance:
-    centre = math.fsum(values) / len(values)
-    squares = math.fsum((value - centre) ** 2 for value in values)
-    return Tolerance(
-        environments=(first, second),
-        distance=distance,
-        centre=centre,
-        spread=math.sqrt(squares / max(1, len(values) - 1)),
-        twins=len(values),
     )
 
 
@@ -111,8 +113,7 @@ def profile_document(profile: Profile) -> dict[str, Any]:
             {
                 "environments": list(each.environments),
                 "distance": each.distance,
-                "centre": each.centre,
-                "spread": each.spread,
+                "largest": each.largest,
                 "twins": each.twins,
             }
             for each in profile.tolerances
@@ -144,8 +145,7 @@ def _parsed(row: object, place: int) -> Tolerance:
         made = _row(row)
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"tolerance {place} of the profile is malformed: {error!r}") from error
-    numbers = (made.centre, made.spread)
-    if not all(map(math.isfinite, numbers)) or made.spread < 0 or made.twins < 1:
+    if not 0 <= made.largest < math.inf or made.twins < 1:
         raise InputError(f"tolerance {place} of the profile makes no sense: {made!r}")
     return made
 
@@ -159,7 +159,6 @@ def _row(row: Any) -> Tolerance:
     return Tolerance(
         environments=(low, high),
         distance=row["distance"],
-        centre=float(row["centre"]),
-        spread=float(row["spread"]),
+        largest=float(row["largest"]),
         twins=int(row["twins"]),
     )
