@@ -11,6 +11,7 @@ from assay.records import record
 from assay.results import Progress
 from assay.storage.runs import Input, RunFolder
 
+from .recording_training import record_training
 from .task import Done
 
 
@@ -31,7 +32,7 @@ class TrainingTask:
     def perform(self, run: RunFolder, show: Progress) -> Done:
         """Train, judge, and record."""
         judged = train_in(run, self.job, self.loaded, show)
-        run.write_findings(judged.audit.findings)
+        record_training(run, judged.audit, replication=self.loaded.replication)
         return Done(
             findings=judged.audit.findings,
             subject="provider",

@@ -64,7 +64,11 @@ class Mailbox:
         except ValueError as error:
             raise UsageError(f"expected a folder or a URL like s3://..., got {url!r}") from error
         except ImportError as error:
-            raise MissingExtraError("s3") from error
+            if url.startswith("s3:"):
+                raise MissingExtraError("s3") from error
+            raise UsageError(
+                f"expected a URL whose library is installed, got {url!r}: {error}"
+            ) from error
         protocol = self._storage.protocol
         kinds = {protocol} if isinstance(protocol, str) else {*protocol}
         self._is_local = bool(kinds & _LOCAL)
