@@ -17,6 +17,7 @@ from torch import Tensor
 
 import grid
 import training_bank as bank
+import training_table
 from assay.audits.training import (
     Comparison,
     Decision,
@@ -55,7 +56,11 @@ def main() -> int:
     parser.add_argument(
         "--tune", action="store_true", help="print the tuned sub-runs, store nothing"
     )
+    parser.add_argument("--table", action="store_true", help="render TRAINING.md, measure nothing")
     asked = parser.parse_args()
+    if asked.table:
+        training_table.main()
+        return 0
     torch.set_num_threads(asked.threads)
     cpu, orders = torch.device("cpu"), asked.orders or (bank.FIXED, bank.FREE)
     pairs = list(itertools.product(asked.tasks, orders))
@@ -152,7 +157,7 @@ def questions(task: str, order: str) -> list[Question]:
         made.append({"scenario": "usual", "published": True})
         made += [{"scenario": "usual", "distances": (name,), **ways[0]} for name in DISTANCES]
     else:
-        made.append({"scenario": "usual", "published": True, "distances": ("update",)})
+        made.append({"scenario": "usual", "published": True})
     if order == bank.FIXED:
         for scenario in ("minority", "colluding-half"):
             made.append({"scenario": scenario, "profile": True, "trusted": True})
@@ -174,7 +179,15 @@ def _engaged(question: Question) -> grid.Cell:
         kind="engagements",
         recipe={
             "data": question.task,
-            "question": repr(question),
+            "order": question.order,
+            "question": question.name,
+            "scenario": question.scenario,
+            "profile": question.profile,
+            "trusted": question.trusted,
+            "published": question.published,
+            "published_distance": _published_distance(question),
+            "distances": list(question.distances),
+            "usual_distances": list(TrainingSettings().distances),
             "settings": repr(_settings(question)),
             "engagements": ENGAGEMENTS,
             "sources": sources,
@@ -182,6 +195,10 @@ def _engaged(question: Question) -> grid.Cell:
         },
         measure=lambda: measure(question, tuning=False),
     )
+
+
+def _published_distance(question: Question) -> str:
+    return "zest" if question.task in FUNCTIONAL else "update"
 
 
 def _settings(question: Question) -> TrainingSettings:
@@ -299,8 +316,7 @@ def _verdicts(
         for index in engagement.sub_runs
     ]
     if question.published:
-        distance = "zest" if question.task in FUNCTIONAL else "update"
-        return published(comparisons, alpha=0.05, distance=distance)
+        return published(comparisons, alpha=0.05, distance=_published_distance(question))
     deliveries = [
         Delivery(
             provider=name,

@@ -44,7 +44,7 @@ Train = Callable[[dict[str, Tensor], Int64[Tensor, "steps batch"], int], Mapping
 
 
 def settings(threads: Sequence[int], matmuls: Sequence[Matmul]) -> tuple[Setting, ...]:
-    """Combine thread counts and number formats; the first twice, for twins that differ in nothing."""
+    """Combine thread counts and number formats; the first twice, for twins without a difference."""
     made = [Setting(threads=t, matmul=m) for t, m in itertools.product(threads, matmuls)]
     return (*made[:1], *made)
 
