@@ -29,11 +29,11 @@ class Zest:
         runs of neighbours. A hidden part shows its own mean; hidden tokens are token 0.
     """
 
-    images: int = 32
+    images: int = 16
     """How many inputs are described, at most."""
     side: int = 5
     """Segments along a side of an image; their square is the number of segments."""
-    masks: int = 150
+    masks: int = 100
     """Random choices of parts, more than there are segments; each part is there half the time."""
 
     def signature(

@@ -112,15 +112,15 @@ class Decision:
         yardstick = self.yardstick(name)
         if yardstick is None:
             raise InputError(f"expected one of the distances {sorted(self.fixed)}, got {name!r}")
-        known = None if self.free_order else profile
+        known = {} if self.free_order or profile is None else profile.expected(name)
         count = len(distances[0])
-        pairs = [
-            [
-                self._pair(yardstick, name, known, distances, environments, i, j)
-                for j in range(count)
+        pairs: list[list[Pair]] = []
+        for i in range(count):
+            row = [pairs[j][i] for j in range(i)]
+            row += [
+                self._pair(yardstick, known, distances, environments, i, j) for j in range(i, count)
             ]
-            for i in range(count)
-        ]
+            pairs.append(row)
         return View(
             decision=self,
             pairs=pairs,
@@ -130,16 +130,14 @@ class Decision:
     def _pair(  # noqa: PLR0917
         self,
         yardstick: Yardstick,
-        name: str,
-        profile: Profile | None,
+        known: Mapping[tuple[str, str], float],
         distances: Sequence[Float64[Tensor, "providers providers"]],
         environments: Sequence[Sequence[str]],
         i: int,
         j: int,
     ) -> "Pair":
         found = [
-            None if profile is None else profile.expected(where[i], where[j], name)
-            for where in environments
+            known.get((min(where[i], where[j]), max(where[i], where[j]))) for where in environments
         ]
         logs = [math.log(max(RESOLUTION, matrix[i, j].item())) for matrix in distances]
         usual = [math.log(yardstick.noise if each is None else each) for each in found]

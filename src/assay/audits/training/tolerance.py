@@ -30,6 +30,11 @@ class Tolerance:
     twins: int
     """How many distances it rests on, at least 1."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether twins of the same environment were equal."""
+        return self.environments[0] == self.environments[1] and self.largest == 0
+
 
 @record
 class Profile:
@@ -45,22 +50,22 @@ class Profile:
                 return each
         return None
 
-    def expected(self, first: str, second: str, distance: str) -> float | None:
-        """Say how far honest providers from a pair of environments may lie apart.
+    def expected(self, distance: str) -> Mapping[tuple[str, str], float]:
+        """Say how far honest providers from each calibrated pair of environments may lie apart.
 
         Rounding errors grow chaotically: a pair that was calm while it was calibrated may be as
         loud as another one in the next sub-run. So no pair is expected to be calmer than half as
         loud as the loudest one; but the same environment twice, where twins were equal.
 
         Returns:
-            A distance, at least `RESOLUTION`; None where the pair was not calibrated.
+            Distances, at least `RESOLUTION`, by environments in the order of the alphabet.
         """
-        found = self.find(first, second, distance)
-        if found is None:
-            return None
-        same = first == second and found.largest == 0
-        loudest = max(t.largest for t in self.tolerances if t.distance == distance)
-        return max(RESOLUTION, found.largest, 0.0 if same else loudest / 2)
+        own = [each for each in self.tolerances if each.distance == distance]
+        least = max((each.largest for each in own), default=0.0) / 2
+        return {
+            each.environments: max(RESOLUTION, each.largest, 0.0 if each.is_exact else least)
+            for each in own
+        }
 
 
 def make_profile(twins: Sequence[Comparison], environments: Mapping[str, str]) -> Profile:
@@ -78,8 +83,8 @@ def make_profile(twins: Sequence[Comparison], environments: Mapping[str, str]) -
         >>> apart = torch.tensor([[0.0, 0.02], [0.02, 0.0]], dtype=torch.float64)
         >>> twins = Comparison(sub_run=0, providers=("a", "b"), distances={"update": apart})
         >>> profile = make_profile([twins], {"a": "fp32", "b": "bf16"})
-        >>> profile.expected("fp32", "bf16", "update")
-        0.02
+        >>> profile.expected("update")
+        {('bf16', 'fp32'): 0.02}
     """
     found: dict[tuple[str, str, str], list[float]] = {}
     for comparison in twins:
