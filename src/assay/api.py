@@ -1,6 +1,7 @@
 """The audits as functions of tensors, for notebooks and scripts."""
 
 import copy
+import pathlib
 from collections.abc import Sequence
 
 import torch
@@ -11,9 +12,11 @@ from .audits.dataset import audit_dataset as _audit
 from .audits.models import Delivery, Groups, ModelsAudit, ModelsSettings
 from .audits.models import audit_encoders as _audit_encoders
 from .audits.models import audit_models as _audit_models
+from .audits.training import TrainingAudit
 from .errors import InputError
 from .fitting import Preprocess
 from .randomness import Seed
+from .results import silent
 from .samples import Rows, Samples
 
 
@@ -152,6 +155,58 @@ def audit_encoders(
         seed=Seed(seed),
         device=torch.device(device),
     )
+
+
+def audit_training(
+    plan: str | pathlib.Path,
+    *,
+    out: str | pathlib.Path,
+    key: str | pathlib.Path | None = None,
+    alpha: float = 0.05,
+    device: str = "cpu",
+    poll_s: float = 2.0,
+) -> TrainingAudit:
+    """Let the providers of a plan train, and judge what they deliver.
+
+    Args:
+        plan: path of a `PLAN.yaml`, as docs/training.md has it.
+        out: the run folder: new, or one that was interrupted, which is then gone on with. It
+            holds the ledger, and at the end `artifacts/checkpoint.safetensors`.
+        key: file of the client's private key, made where there is none; a key of the run's own if
+            it is None.
+        alpha: how often, at most, honest providers may be flagged; in (0, 1).
+        device: where outputs are compared.
+        poll_s: seconds between looks into the mailboxes; it waits for answers until the plan's
+            deadlines.
+
+    Raises:
+        UsageError: something that the plan names is not there, or the run is completed.
+        InputError: the plan or what it names cannot be used.
+    """
+    from .providers.loading import load_plan  # mailboxes and keys are for this audit alone
+    from .providers.training import TrainingJob, train_in
+    from .storage.runs import RunFolder
+
+    path = pathlib.Path(plan).absolute()
+    loaded = load_plan(path)
+    job = TrainingJob(
+        plan=str(path),
+        key=None if key is None else str(pathlib.Path(key).absolute()),
+        seed=loaded.plan.seed,
+        device=device,
+        alpha=alpha,
+        poll=poll_s,
+    )
+    with RunFolder.begin(
+        pathlib.Path(out),
+        audit="training",
+        settings=job.settings(),
+        seed=loaded.plan.seed,
+        inputs=loaded.inputs,
+    ) as run:
+        audit = train_in(run, job, loaded, silent).audit
+        run.write_findings(audit.findings)
+    return audit
 
 
 def _deliveries(

@@ -19,6 +19,12 @@ EXPECTED = {
     | ENDING
     | {"models", "clean", "task", "repair", "alpha", "dry_run", "memory_mb"}
     | {"mean", "std", "size"},
+    "training plan": {"plan", "key", "json"},
+    "training run": ENDING | {"plan", "out", "key", "device", "alpha", "poll"},
+    "training judge": {"source", "json", "exit_zero"},
+    "training bisect": {"run", "sub_run", "json"},
+    "training work": {"mailbox", "key", "code", "data", "client", "once", "poll", "work"}
+    | {"lease", "ray", "gpus", "quiet"},
     "report": {"run", "form", "out"},
     "doctor": {"device", "out", "json"},
     "runs list": {"root", "json"},

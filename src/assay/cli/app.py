@@ -17,6 +17,7 @@ from .models import models
 from .output import say, write_error
 from .report import report
 from .runs import runs
+from .training import training
 
 _WrongUsage: Any = typer.BadParameter.__base__
 """What typer raises on options it cannot parse; it has moved between typer's versions."""
@@ -61,6 +62,7 @@ app = typer.Typer(
 )
 for command in (demo, dataset, models, report, doctor):
     app.command(epilog=EXIT_CODES)(command)
+app.add_typer(training)
 app.add_typer(runs)
 
 

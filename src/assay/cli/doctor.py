@@ -29,7 +29,7 @@ _LIBRARIES = (
     *("torch", "numpy", "scipy", "scikit-learn", "transformers", "safetensors", "datasets"),
     *("pyarrow", "pillow", "matplotlib", "jinja2", "typer", "rich"),
 )
-_EXTRAS = {"baselines": "art"}
+_EXTRAS = {"baselines": "art", "s3": "s3fs", "ray": "ray"}
 """What an extra brings, by a module of it."""
 _LEAST_GB = 1.0
 """Memory and disk below which even small data sets do not fit."""

@@ -13,6 +13,8 @@ from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.audits.models import Groups, ModelsSettings, audit_models, grouped
 from assay.audits.models.language import TextSettings, audit_texts
 from assay.errors import InputError
+from assay.providers.loading import load_plan
+from assay.providers.training import TrainingJob
 from assay.randomness import Seed, child
 from assay.records import record
 from assay.repair import Proof, Trigger, cleanse, prove
@@ -33,6 +35,7 @@ from .tables import proof_table
 from .task import Done, Task, job_of
 from .texts_job import EXPLAINED as TEXTS_EXPLAINED
 from .texts_job import LoadedTexts, load_texts
+from .training_task import TrainingTask
 
 
 @record
@@ -243,9 +246,15 @@ def _models_task(settings: Mapping[str, Any]) -> Task:
     return models_task(job_of(ModelsJob, settings))
 
 
+def _training_task(settings: Mapping[str, Any]) -> Task:
+    job = job_of(TrainingJob, settings)
+    return TrainingTask(job=job, loaded=load_plan(pathlib.Path(job.plan)))
+
+
 _TASKS: Mapping[str, Callable[[Mapping[str, Any]], Task]] = {
     "dataset": _dataset_task,
     "models": _models_task,
+    "training": _training_task,
 }
 
 

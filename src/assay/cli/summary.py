@@ -10,7 +10,7 @@ from rich.text import Text
 from assay.records import record
 from assay.reports import render
 from assay.reports.text import WORDING
-from assay.results import Verdict
+from assay.results import Findings, Verdict
 from assay.storage.runs import RunFolder
 
 from .ends import Exit, of_verdict
@@ -52,19 +52,25 @@ def carry_out(
 
 def show(path: pathlib.Path, done: Done) -> None:
     """Print the verdict, its reasons, the subjects behind it, and where things are."""
-    console, words = Console(), WORDING[done.findings.verdict]
-    console.print(Text(f"\n{words.word}. {words.headline}", style="bold"))
-    for reason in done.findings.reasons:
-        console.print(Padding(Text(reason), (0, 0, 0, 2)))
-    noted = [s for s in done.findings.subjects if s.verdict is not Verdict.NO_INDICATOR]
-    if noted:
-        rows = [(s.name, WORDING[s.verdict].word, _p_value(s.p_value)) for s in noted]
-        console.print(table((done.subject, "verdict", "p-value"), rows[:_SUBJECTS_SHOWN]))
-    if len(noted) > _SUBJECTS_SHOWN:
-        console.print(f"  and {len(noted) - _SUBJECTS_SHOWN} more, in {done.table}")
+    console = Console()
+    show_findings(done.findings, done.subject, done.table)
     for part in done.more:
         console.print(part, soft_wrap=isinstance(part, Text))
     console.print(Text(f"report: {path / 'report.html'}"), soft_wrap=True)
+
+
+def show_findings(findings: Findings, subject: str, where: str) -> None:
+    """Print the verdict, its reasons, and the subjects behind it; `where` holds all of them."""
+    console, words = Console(), WORDING[findings.verdict]
+    console.print(Text(f"\n{words.word}. {words.headline}", style="bold"))
+    for reason in findings.reasons:
+        console.print(Padding(Text(reason), (0, 0, 0, 2)))
+    noted = [s for s in findings.subjects if s.verdict is not Verdict.NO_INDICATOR]
+    if noted:
+        rows = [(s.name, WORDING[s.verdict].word, _p_value(s.p_value)) for s in noted]
+        console.print(table((subject, "verdict", "p-value"), rows[:_SUBJECTS_SHOWN]))
+    if len(noted) > _SUBJECTS_SHOWN:
+        console.print(f"  and {len(noted) - _SUBJECTS_SHOWN} more, in {where}")
 
 
 def _p_value(value: float | None) -> str:

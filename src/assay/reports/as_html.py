@@ -12,7 +12,7 @@ import jinja2
 from assay.records import record
 from assay.results import Subject, Verdict
 
-from . import continuations, deliveries, gallery, repairs, text
+from . import continuations, deliveries, gallery, repairs, replicas, text
 from .deliveries import MODELS_SHOWN, Deliveries
 from .figures import histogram
 from .gallery import Gallery, Item
@@ -82,6 +82,7 @@ def render(source: Source) -> str:
             delivered=delivered,
             models_shown=MODELS_SHOWN,
             repairs=repairs.read(source.run),
+            replicas=replicas.read(source.run),
             continuations=continuations.read(source.run),
             inputs=list(source.info.inputs.items())[:ENTRIES_SHOWN],
             subjects=subjects[:SUBJECTS_SHOWN],

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from assay.results import Verdict
 
-from . import repairs, text
+from . import repairs, replicas, text
 from .source import ClassRow, Source
 
 CHARACTERS = 60_000
@@ -31,7 +31,7 @@ def render(source: Source) -> str:
         f"**{words.headline}** {words.advice}\n",
         _bullets(findings.reasons),
         _classes(source),
-        _subjects(source),
+        _providers(source) or _subjects(source),
         _samples(source),
         _proof(source),
         _repairs(source),
@@ -125,6 +125,32 @@ def _proof(source: Source) -> str:
     ]
     heads = ["Model", "Training samples", "Accuracy", "Attack success rate"]
     return _table(heads, rows) if rows else ""
+
+
+def _providers(source: Source) -> str:
+    """Show who was judged how, by what, and where."""
+    found = replicas.read(source.run)
+    if found is None:
+        return ""
+    heads = ["Provider", "Verdict", "Corrected p-value", "Decided by", "Convicting sub-runs", "Why"]
+    rows = [
+        [
+            escape(each.name),
+            text.WORDING[each.verdict].word,
+            escape(text.p_value(each.p_value)),
+            escape(each.tier),
+            escape(each.convicted or "–"),
+            escape(each.reason, text.SENTENCE),
+        ]
+        for each in found.providers
+    ]
+    more = found.providers_in_all - len(rows)
+    said = f"\n… and {more:,} more providers.\n" if more > 0 else ""
+    return (
+        _table(heads, rows)
+        + said
+        + (f"\n{escape(found.replication, text.SENTENCE)}\n" if found.replication else "")
+    )
 
 
 def _repairs(source: Source) -> str:

@@ -12,8 +12,11 @@ models.parquet      name, accuracy, verdict, p_value, alone_p_value, reason, fam
                     target, asr_tuned: one row a delivered model, with its recovered trigger
 pairs.parquet       model, family, source, target, margin, asr, reference_margin, excess, p_value,
                     alone, alone_p_value: one row a candidate trigger of a model
+subruns.parquet     one row a delivery of a training; providers.parquet: one row a provider
+ledger.jsonl        of a training: what was sent, received, measured and judged
 artifacts/          gallery.safetensors, gallery.json, proof.json, pictures; of models:
-                    triggers.safetensors, triggers.json, questions.json, repair.json
+                    triggers.safetensors, triggers.json, questions.json, repair.json; of a
+                    training: checkpoint.safetensors, training.json, log-00000.NAME.jsonl
 state/              what an interrupted run needs to go on
 report.html         rendered from all this
 ```

@@ -1,0 +1,347 @@
+"""`assay training`: let several providers train, and find the one who left the recipe."""
+
+import functools
+import hashlib
+import pathlib
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from assay.errors import InputError, UsageError
+from assay.providers.bisect import bisect as find_partings
+from assay.providers.client import log_name
+from assay.providers.execute import LOG
+from assay.providers.executors import Executor, Process, RayJobs
+from assay.providers.judging import ending, judge_ledger
+from assay.providers.keys import check_public, open_key
+from assay.providers.ledger import LEDGER, read_ledger
+from assay.providers.loading import Loaded, load_plan
+from assay.providers.mailbox import Mailbox
+from assay.providers.plan import Plan, plan_document, read_plan
+from assay.providers.training import TrainingJob
+from assay.providers.weights import size_of
+from assay.providers.worker import Place
+from assay.providers.worker import work as do_work
+from assay.storage import documents
+from assay.storage.files import read_bounded
+from assay.storage.runs import RunFolder, list_runs
+
+from . import devices, options
+from .ends import EXIT_CODES, Exit, of_verdict
+from .output import say, write
+from .summary import Manner, carry_out, show_findings
+from .tables import table
+from .task import create, fresh_folder
+from .training_task import TrainingTask
+
+training = typer.Typer(
+    name="training",
+    help="Let several providers train, and find the one who left the recipe.",
+    no_args_is_help=True,
+)
+
+PlanFile = Annotated[
+    pathlib.Path, typer.Argument(metavar="PLAN.yaml", help="What is trained, and by whom.")
+]
+ClientKey = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Your private key, made where there is none: bundles are signed with it, so that "
+        "providers can refuse others.  [default: a key of the run's own]",
+    ),
+]
+_POLL_S = 2.0
+_MAX_LOG = 2**28
+
+
+@training.command(epilog=EXIT_CODES)
+def plan(
+    plan: PlanFile,
+    key: ClientKey = None,
+    json: options.Json = False,
+) -> int:
+    """Check a plan; say what it costs, what it would miss, and what would be sent. Sends nothing.
+
+    \b
+    Examples:
+      assay training plan PLAN.yaml
+      assay training plan PLAN.yaml --json
+    """
+    loaded = load_plan(plan)
+    document = _estimate(loaded, None if key is None else open_key(key).public)
+    if json:
+        write(documents.dump(document))
+        return Exit.NOTHING_FLAGGED
+    write(loaded.replication.summary)
+    rows = [(name, str(value)) for name, value in document.items() if not isinstance(value, dict)]
+    Console().print(table(("", loaded.plan.name), rows), soft_wrap=True)
+    return Exit.NOTHING_FLAGGED
+
+
+@training.command(epilog=EXIT_CODES)
+def run(
+    plan: PlanFile,
+    out: options.Out = None,
+    key: ClientKey = None,
+    device: options.Device = "auto",
+    alpha: Annotated[
+        float,
+        typer.Option(help="How often, at most, honest providers may be flagged; in (0, 1)."),
+    ] = 0.05,
+    poll: Annotated[
+        float, typer.Option(min=0.01, help="Seconds between looks into the mailboxes.")
+    ] = _POLL_S,
+    max_minutes: options.MaxMinutes = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    exit_zero: options.ExitZero = False,
+) -> int:
+    """Let the providers of a plan train, compare what they deliver, and judge them.
+
+    Sub-runs go out as bundles, one after the other; some of them, drawn in secret, to all
+    providers. Answers are checked before anything in them is believed. A provider that is flagged
+    is expelled: the training goes back to the last weights that do not come from it, and on without
+    it. Everything is written to the run's ledger first, so a run that is stopped or killed at any
+    moment can be resumed. The trained weights are artifacts/checkpoint.safetensors.
+
+    \b
+    Examples:
+      assay training run PLAN.yaml
+      assay training run PLAN.yaml --out runs/digits --json > findings.json
+    """
+    if not 0 < alpha < 1:
+        raise UsageError(f"expected --alpha between 0 and 1, got {alpha}")
+    job = _job(plan, key, alpha=alpha, device=str(devices.choose(device)), poll=poll)
+    task, path = TrainingTask(job=job, loaded=load_plan(plan)), out or fresh_folder("training")
+    begin = functools.partial(create, task, path)
+    manner = Manner(quiet=quiet, json=json, exit_zero=exit_zero, max_minutes=max_minutes)
+    return carry_out(task, path, begin, manner)
+
+
+@training.command(epilog=EXIT_CODES)
+def judge(
+    source: Annotated[
+        pathlib.Path,
+        typer.Argument(
+            metavar="LEDGER|RUN|PLAN.yaml",
+            help="A ledger, a run folder with one, or a plan: then the newest run of it in runs/.",
+        ),
+    ],
+    json: options.Json = False,
+    exit_zero: options.ExitZero = False,
+) -> int:
+    """Judge a training again by its ledger alone; needs neither mailboxes, data nor weights.
+
+    Every judgement is made again and must come out as the ledger has it; chain, signatures,
+    commitment and draws are checked.
+
+    \b
+    Examples:
+      assay training judge runs/digits
+      assay training judge ledger.jsonl --json
+    """
+    path = _ledger(source)
+    entries = read_ledger(path)
+    judged = judge_ledger(entries)
+    findings = judged.audit.findings
+    if json:
+        about = {
+            "entries": len(entries),
+            "head": entries[-1].hash,
+            "closed": judged.is_closed,
+            "weights": judged.course.end,
+            "expelled": judged.course.expelled,
+        }
+        write(documents.dump({**documents.findings_document(findings), "ledger": about}))
+    else:
+        show_findings(findings, "provider", "--json")
+        write(f"{ending(judged)}\nledger: {len(entries)} lines, head {entries[-1].hash}")
+    return Exit.NOTHING_FLAGGED if exit_zero else of_verdict(findings.verdict)
+
+
+@training.command(epilog=EXIT_CODES)
+def bisect(
+    run: Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    sub_run: Annotated[int, typer.Argument(min=0, help="The disputed sub-run, by its number.")],
+    json: options.Json = False,
+) -> int:
+    """Find the first step after which two providers held other weights.
+
+    It needs the digests that providers log after each step (step_digests in the plan), and says
+    something only of providers whose environments are equal.
+
+    \b
+    Example:
+      assay training bisect runs/digits 3
+    """
+    found = find_partings(_logs(run, sub_run))
+    if json:
+        rows = [{n: getattr(p, n) for n in ("first", "second", "step", "compared")} for p in found]
+        write(documents.dump({"schema": "assay/partings/v1", "sub_run": sub_run, "pairs": rows}))
+        return Exit.NOTHING_FLAGGED
+    shown = [
+        (f"{p.first}, {p.second}", "none" if p.step is None else str(p.step), str(p.compared))
+        for p in found
+    ]
+    Console().print(table(("providers", "first step that differs", "steps compared"), shown))
+    return Exit.NOTHING_FLAGGED
+
+
+@training.command(epilog=EXIT_CODES)
+def work(
+    mailbox: Annotated[
+        str, typer.Argument(metavar="MAILBOX", help="A folder, or a URL such as s3://bucket/a.")
+    ],
+    key: Annotated[
+        pathlib.Path,
+        typer.Option(metavar="FILE", help="Your private key, made where there is none."),
+    ] = pathlib.Path("provider.key"),
+    code: Annotated[
+        pathlib.Path, typer.Option(metavar="FOLDER", help="Where the code files of the plan are.")
+    ] = pathlib.Path(),
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="The training data; their digest is checked."),
+    ] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="The client's public key: other bundles are refused. Needed for plans that run a "
+            "command.",
+        ),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Do what is there, then end; else wait for more.")
+    ] = False,
+    poll: Annotated[
+        float, typer.Option(min=0.01, help="Seconds between looks into the mailbox.")
+    ] = 10.0,
+    work: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where bundles lie while they are executed.  [default: .assay]"
+        ),
+    ] = None,
+    lease: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds without a sign of life until another worker takes over."),
+    ] = 300.0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Train as jobs of a Ray cluster, by the URL of its job server: "
+            "http://HOST:8265. Its nodes must see the same folders.",
+        ),
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that a Ray job asks for.")] = 0.0,
+    quiet: options.Quiet = False,
+) -> int:
+    """The provider's side: execute the bundles of a mailbox, and answer each one once.
+
+    Code, data and start weights are checked against the bundle's digests, the training runs in a
+    process of its own, and its weights and log go back signed. The key is made on the first call;
+    its public part is printed, for the client's plan. Several workers can serve one mailbox; a
+    worker that was killed is started again, and does what it left.
+
+    \b
+    Examples:
+      assay training work s3://client-a/us --data train.npz
+      assay training work /mnt/mailbox --data train.npz --code recipe/ --once
+      assay training work s3://client-a/us --data train.npz --ray http://head:8265 --gpus 1
+    """
+    signing = open_key(key)
+    write(f"public key: {signing.public}")
+    executor: Executor = Process()
+    if ray is not None:
+        executor = RayJobs(address=ray, resources={"GPU": gpus})
+    place = Place(
+        key=signing,
+        code=code,
+        data=data,
+        work=work or pathlib.Path(".assay"),
+        executor=executor,
+        client=None if client is None else check_public(client),
+        lease_s=lease,
+    )
+    tell = functools.partial(say, quiet=quiet)
+    done = do_work(Mailbox(mailbox), place, once=once, poll_s=poll, say=tell)
+    say(f"{done} bundles answered", quiet=quiet)
+    return Exit.NOTHING_FLAGGED
+
+
+def _job(
+    plan: pathlib.Path, key: pathlib.Path | None, *, alpha: float, device: str, poll: float
+) -> TrainingJob:
+    return TrainingJob(
+        plan=str(plan.absolute()),
+        key=None if key is None else str(key.absolute()),
+        seed=read_plan(plan).seed,
+        device=device,
+        alpha=alpha,
+        poll=poll,
+    )
+
+
+def _estimate(loaded: Loaded, key: str | None) -> dict[str, Any]:
+    """Say what a plan comes to."""
+    plan, found = loaded.plan, loaded.replication
+    start, order = size_of(loaded.start), plan.sub_run * plan.batch * 8
+    count = len(plan.providers)
+    bundles = plan.sub_runs + found.replicated * (count - 1)
+    return {
+        "schema": "assay/training-estimate/v1",
+        "sub_runs": plan.sub_runs,
+        "replicated": found.replicated,
+        "extra_steps": found.replicated * plan.sub_run * (count - 1),
+        "extra_share": found.extra,
+        "attacked": found.attacked,
+        "caught": found.caught,
+        "unseen": found.unseen,
+        "bundles": bundles,
+        "bundles_a_provider": bundles / count,
+        "bundle_bytes": start + (0 if plan.free_order else order),
+        "weights": ", ".join(f"{n} {tuple(t.shape)}" for n, t in sorted(loaded.start.items())[:4]),
+        "client_key": key,
+        "plan": plan_document(plan),
+    }
+
+
+def _ledger(source: pathlib.Path) -> pathlib.Path:
+    """Find the ledger that is meant."""
+    if source.is_dir():
+        return source / LEDGER
+    if source.suffix not in {".yaml", ".yml"}:
+        return source
+    asked = read_plan(source)
+    runs = list_runs(pathlib.Path("runs")) if pathlib.Path("runs").is_dir() else ()
+    found = [run for run in runs if _is_of(run, asked)]
+    if not found:
+        raise UsageError(f"expected a run of {source} in runs/, there is none: name the run folder")
+    return max(found, key=lambda run: run.info.started).path / LEDGER
+
+
+def _is_of(run: RunFolder, plan: Plan) -> bool:
+    path = run.path / LEDGER
+    if not path.is_file():
+        return False
+    entries = read_ledger(path)
+    return bool(entries) and entries[0].body.get("plan") == plan_document(plan)
+
+
+def _logs(run: pathlib.Path, sub_run: int) -> dict[str, bytes]:
+    """Read the logs of a sub-run, as their digests in the ledger say."""
+    course = judge_ledger(read_ledger(run / LEDGER)).course
+    if sub_run >= len(course.sub_runs):
+        raise UsageError(f"expected a sub-run below {len(course.sub_runs)}, got {sub_run}")
+    disputed, logs = course.sub_runs[sub_run], {}
+    for name in disputed.usable():
+        path = run / "artifacts" / log_name(sub_run, name)
+        logs[name] = read_bounded(path, _MAX_LOG)
+        signed = (disputed.manifests[name] or {})["parts"][LOG]["sha256"]
+        if hashlib.sha256(logs[name]).hexdigest() != signed:
+            raise InputError(f"expected the log that {name} signed in {path}, got another")
+    return logs

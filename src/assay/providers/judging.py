@@ -1,0 +1,229 @@
+"""From a ledger to a verdict: everybody who holds the ledger gets the same, bit for bit."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from assay.audits.training import Profile, TrainingAudit, judge_training, parse_profile
+from assay.errors import InputError
+from assay.records import record
+from assay.results import Verdict
+from assay.storage import documents
+
+from .canonical import digest_document
+from .course import Course
+from .keys import is_signed_by
+from .ledger import Entry
+from .secrecy import Secret, choice, commitment
+
+
+@record
+class Judged:
+    """What a ledger comes to."""
+
+    audit: TrainingAudit
+    """On everything that was delivered; who was expelled keeps the verdict that expelled it."""
+    course: Course
+    is_closed: bool
+    """Whether the training came to its end; a ledger whose last lines are missing does not show
+    it."""
+
+
+def judge_now(course: Course, *, alpha: float) -> TrainingAudit:
+    """Judge what has been delivered so far."""
+    deliveries = course.deliveries()
+    own = {p.name for p in course.held.providers if p.trusted}
+    return judge_training(
+        deliveries,
+        course.comparisons,
+        profile=profile_of(course),
+        alpha=alpha,
+        trusted=frozenset(own & {d.provider for d in deliveries}),
+    )
+
+
+def profile_of(course: Course) -> Profile | None:
+    """Read the tolerance profile that the training began with."""
+    held = course.begun["profile"]
+    return None if held is None else parse_profile(held)
+
+
+def judged_body(audit: TrainingAudit, *, sub_run: int | None, alpha: float) -> dict[str, Any]:
+    """Lay a judgement out for the ledger; what it cost is no part of it."""
+    findings = documents.findings_document(audit.findings)
+    del findings["cost"]
+    return {
+        "sub_run": sub_run,
+        "alpha": alpha,
+        "providers": [
+            {
+                "name": p.name,
+                "verdict": p.verdict.value,
+                "p_value": p.p_value,
+                "tier": None if p.tier is None else p.tier.value,
+                "convicted": list(p.convicted),
+            }
+            for p in audit.providers
+        ],
+        "findings": digest_document(findings),
+    }
+
+
+def judge_ledger(entries: Sequence[Entry]) -> Judged:
+    """Judge a training by its ledger alone.
+
+    Every judgement in it is made again from the lines before it, and must come out as it stands
+    there. The commitment, the draws that follow from it, the signatures of providers under their
+    answers and of the client under the end are checked.
+
+    Raises:
+        InputError: something does not hold; says which line.
+    """
+    course, expelling, last = Course(), dict[str, TrainingAudit](), None
+    for entry in entries:
+        if entry.kind == "judged":
+            last = _judge_again(course, entry)
+            for provider in last.providers:
+                if provider.verdict is Verdict.FLAGGED:
+                    expelling.setdefault(provider.name, last)
+        course.apply(entry)
+        _check_line(course, entry, entries[entry.index - 1].hash)
+    if course.revealed is not None:
+        _check_secret(course, entries)
+    if last is None or not course.is_closed:
+        last = judge_now(course, alpha=course.alpha(final=True))
+    audit = combine(last, expelling, alpha=course.begun["alpha"])
+    return Judged(audit=_explained(audit, course), course=course, is_closed=course.is_closed)
+
+
+def _explained(audit: TrainingAudit, course: Course) -> TrainingAudit:
+    """Say in the findings where the training ended before its end."""
+    if course.is_closed and course.place == course.held.sub_runs:
+        return audit
+    why = (
+        "fewer than two providers were left to execute it"
+        if course.is_closed
+        else "the ledger ends there: the run is not finished, or lines at its end are missing"
+    )
+    first = course.place * course.held.sub_run
+    unseen = f"Steps {first} to {course.held.steps - 1} of the training: {why}."
+    not_examined = (unseen, *audit.findings.not_examined)
+    findings = dataclasses.replace(audit.findings, not_examined=not_examined)
+    return dataclasses.replace(audit, findings=findings)
+
+
+def ending(judged: Judged) -> str:
+    """Say how far the training came with providers that nobody flagged."""
+    course = judged.course
+    steps = min(course.place * course.held.sub_run, course.held.steps)
+    return f"trained {steps} of {course.held.steps} steps; digest of the weights: {course.end}"
+
+
+def combine(
+    last: TrainingAudit, earlier: Mapping[str, TrainingAudit], *, alpha: float
+) -> TrainingAudit:
+    """Let providers that an earlier judgement flagged keep that verdict.
+
+    Args:
+        last: the judgement on everything.
+        earlier: the judgement that flagged a provider, by its name.
+        alpha: the false alarm rate of all judgements together.
+    """
+    kept = {
+        name: audit
+        for name, audit in earlier.items()
+        if any(p.name == name and p.verdict is not Verdict.FLAGGED for p in last.providers)
+    }
+    providers = tuple(
+        _of(kept[p.name].providers, p.name) if p.name in kept else p for p in last.providers
+    )
+    subjects = tuple(
+        _of(kept[s.name].findings.subjects, s.name) if s.name in kept else s
+        for s in last.findings.subjects
+    )
+    said = tuple(
+        f"{name} was flagged while the training went on, and keeps that verdict." for name in kept
+    )
+    findings = dataclasses.replace(
+        last.findings,
+        alpha=alpha,
+        verdict=Verdict.FLAGGED if kept else last.findings.verdict,
+        subjects=subjects,
+        reasons=(*said, *last.findings.reasons),
+    )
+    return dataclasses.replace(last, findings=findings, providers=providers)
+
+
+def _of(things: Sequence[Any], name: str) -> Any:
+    return next(thing for thing in things if thing.name == name)
+
+
+def _judge_again(course: Course, entry: Entry) -> TrainingAudit:
+    sub_run, alpha = entry.body.get("sub_run"), entry.body.get("alpha")
+    allowed = course.alpha(final=sub_run is None)
+    if alpha != allowed:
+        raise InputError(f"line {entry.index + 1} of the ledger spends {alpha}, not {allowed}")
+    audit = judge_now(course, alpha=allowed)
+    again = judged_body(audit, sub_run=sub_run, alpha=allowed)
+    if digest_document(again) != digest_document(entry.body):
+        raise InputError(
+            f"line {entry.index + 1} of the ledger holds another judgement than its evidence "
+            "gives: the ledger is of another version of assay, or was made up"
+        )
+    return audit
+
+
+def _check_line(course: Course, entry: Entry, previous: str) -> None:
+    if entry.kind == "received" and entry.body["manifest"] is not None:
+        _check_answer(course, entry)
+    if entry.kind == "closed" and not (
+        is_signed_by(entry.body, course.begun["client"]) and entry.body["previous"] == previous
+    ):
+        raise InputError(f"line {entry.index + 1} of the ledger is not signed by the client")
+
+
+def _check_answer(course: Course, entry: Entry) -> None:
+    """Check that an answer without a fault is what its provider signed."""
+    body = entry.body
+    run, key = course.sub_runs[body["sub_run"]], course.held.provider(body["provider"]).key
+    manifest = body["manifest"]
+    signed = (
+        is_signed_by(manifest, key)
+        and manifest.get("bundle") == run.bundles[body["provider"]]
+        and manifest.get("asked") == run.sent[body["provider"]]
+    )
+    if body["fault"] is None and not signed:
+        raise InputError(
+            f"line {entry.index + 1} of the ledger: {body['provider']} did not sign this answer"
+        )
+
+
+def _check_secret(course: Course, entries: Sequence[Entry]) -> None:
+    """Check that everything that was drawn follows from what was committed to at the beginning."""
+    revealed = course.revealed or {}
+    secret = Secret(text=str(revealed.get("secret")))
+    promised = choice(secret, places=course.held.sub_runs, count=course.begun["replicated"])
+    if commitment(promised) != course.begun["commitment"] or revealed != promised:
+        raise InputError("the secret in the ledger is not the one that was committed to")
+    again = Course()
+    for entry in entries:
+        if entry.kind == "opened":
+            check_draw(again, secret, entry)
+        again.apply(entry)
+
+
+def check_draw(course: Course, secret: Secret, entry: Entry) -> None:
+    """Check that a sub-run was given to whom the secret chose.
+
+    Raises:
+        InputError: it was not.
+    """
+    body = entry.body
+    replicated = body["place"] in course.replicated(secret)
+    main = secret.main(sub_run=body["sub_run"], providers=course.candidates())
+    asked = course.usable() if replicated else [main]
+    if (body["replicated"], body["main"], [*body["bundles"]]) != (replicated, main, asked):
+        raise InputError(
+            f"line {entry.index + 1} of the ledger: this sub-run was not given to whom "
+            "the secret chose"
+        )

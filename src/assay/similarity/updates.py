@@ -1,0 +1,95 @@
+"""How far apart did training from the same start go?"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from assay.errors import InputError
+from assay.records import record
+
+
+@record
+class Updates:
+    """How far apart updates lie; symmetric, zero on the diagonal."""
+
+    whole: Float64[Tensor, "models models"]
+    """Of all floating point tensors as one vector."""
+    layers: Float64[Tensor, "models models"]
+    """Root mean square over the tensors of two and more dimensions, each relative to its own
+    update: what happens in a small layer counts as much as in a large one."""
+
+
+_ELEMENTS = 1 << 22
+"""Of a tensor, taken at once: it bounds the memory."""
+
+
+def update_distances(start: Mapping[str, Tensor], ends: Sequence[Mapping[str, Tensor]]) -> Updates:
+    r"""Distance of updates relative to their length, for every pair.
+
+    .. math:: d_{ij} = \frac{\|u_i - u_j\|}{\sqrt{(\|u_i\|^2 + \|u_j\|^2) / 2}}
+              \text{ with } u_i = w_i - w_0
+
+    Args:
+        start: weights that all began with; tensors that do not hold floating point numbers do not
+            count.
+        ends: weights that they ended with, of the same names and shapes, all finite.
+
+    Returns:
+        Distances without unit, in [0, 2]: about 1.4 where two updates have nothing in common, and 0
+        where nothing moved.
+
+    Raises:
+        InputError: a tensor is missing, has another shape, or is not finite.
+
+    Example:
+        >>> start = {"w": torch.zeros(2)}
+        >>> ends = [{"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 1.0])}]
+        >>> round(update_distances(start, ends).whole[0, 1].item(), 4)
+        1.4142
+    """
+    count = len(ends)
+    apart, scale = (torch.zeros(count, count, dtype=torch.float64) for _ in range(2))
+    tensors: list[Float64[Tensor, "models models"]] = []
+    for name, begun in start.items():
+        if begun.is_floating_point():
+            _check(name, begun, ends)
+            gaps, sizes = _squares(begun, [end[name] for end in ends])
+            apart += gaps
+            scale += sizes
+            if begun.ndim > 1:
+                tensors.append(_relative(gaps, sizes))
+    each = torch.stack(tensors) if tensors else torch.zeros(1, count, count, dtype=torch.float64)
+    return Updates(whole=_relative(apart, scale).sqrt(), layers=each.mean(0).sqrt())
+
+
+def _squares(
+    begun: Tensor, ended: Sequence[Tensor]
+) -> tuple[Float64[Tensor, "models models"], Float64[Tensor, "models models"]]:
+    """Squared distances of the updates of one tensor, and the means of their squared lengths."""
+    apart = torch.zeros(len(ended), len(ended), dtype=torch.float64)
+    lengths = torch.zeros(len(ended), dtype=torch.float64)
+    for first in range(0, begun.numel(), _ELEMENTS):
+        part = slice(first, first + _ELEMENTS)
+        origin = begun.flatten()[part].double()
+        moved = torch.stack([end.flatten()[part].double() - origin for end in ended])
+        lengths += moved.square().sum(1).cpu()
+        for place in range(len(ended) - 1):
+            apart[place, place + 1 :] += (moved[place + 1 :] - moved[place]).square().sum(1).cpu()
+    return apart + apart.T, (lengths[:, None] + lengths) / 2
+
+
+def _relative(
+    gaps: Float64[Tensor, "models models"], sizes: Float64[Tensor, "models models"]
+) -> Float64[Tensor, "models models"]:
+    return torch.where(sizes > 0, gaps / sizes.clamp(min=1e-300), 0.0)
+
+
+def _check(name: str, begun: Tensor, ends: Sequence[Mapping[str, Tensor]]) -> None:
+    for end in ends:
+        if name not in end or end[name].shape != begun.shape:
+            came = tuple(end[name].shape) if name in end else "no such tensor"
+            raise InputError(f"expected {name!r} of shape {tuple(begun.shape)}, got {came}")
+        if not end[name].isfinite().all():
+            raise InputError(f"expected finite weights, got NaN or infinity in {name!r}")

@@ -1,0 +1,360 @@
+import datetime
+import itertools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from assay.audits.training import Fault
+from assay.errors import InputError
+from assay.providers.client import Client, run_training, trusted_weights
+from assay.providers.executors import Work
+from assay.providers.judging import Judged, judge_ledger
+from assay.providers.ledger import LEDGER, Ledger, read_ledger
+from assay.providers.mailbox import Mailbox, UnreachableError
+from assay.providers.order import sample_order
+from assay.providers.secrecy import Secret
+from assay.randomness import Seed, child
+from assay.results import Verdict
+
+from .conftest import NAMES, RECIPE, Kept, Scene, around, honest, make_scene, planting
+
+
+def train(scene: Scene, store: Kept | None = None, **held: object) -> Judged:
+    """Carry a training through; providers work whenever the client waits."""
+    store = Kept() if store is None else store
+    ledger = Ledger(scene.folder / LEDGER)
+    return run_training(scene.held(**held), ledger, around(store, scene.serve))
+
+
+def alone(scene: Scene) -> torch.Tensor:
+    """The weights that the recipe gives where there is neither client nor provider."""
+    code: dict[str, Any] = {}
+    exec(RECIPE, code)  # noqa: S102  it is ours
+    order = sample_order(60, batch=8, first_step=0, steps=18, seed=child(Seed(7), "order"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSAY_TRAINING_DATA", str(scene.folder / "data.npz"))
+        ended = code["train_steps"](
+            {"weight": torch.zeros(4, 3), "bias": torch.zeros(3)},
+            order,
+            hyperparameters={"lr": 0.1},
+            seed=0,
+            first_step=0,
+            on_step=lambda *_: None,
+        )
+    return ended["weight"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A scene whose training is closed; only to be read. One of the providers plants."""
+    scene = make_scene(tmp_path_factory.mktemp("finished"))
+    scene.trains["cyd"] = planting
+    scene.document["replicated"] = 3
+    train(scene)
+    return scene
+
+
+def verdicts(judged: Judged) -> dict[str, Verdict]:
+    return {p.name: p.verdict for p in judged.audit.providers}
+
+
+def test_honest_providers_train_what_one_would_have_trained(scene: Scene) -> None:
+    store = Kept()
+    judged = train(scene, store)
+    assert judged.is_closed
+    assert judged.audit.findings.verdict is not Verdict.FLAGGED
+    assert judged.course.place == 6
+    weights = trusted_weights(scene.held(), judged, store)
+    assert torch.equal(weights["weight"], alone(scene))
+
+
+def test_who_plants_is_expelled_and_nothing_of_it_stays(scene: Scene) -> None:
+    scene.trains["bea"] = planting
+    scene.document["replicated"] = 4
+    store = Kept()
+    judged = train(scene, store)
+    assert verdicts(judged)["bea"] is Verdict.FLAGGED
+    assert Verdict.FLAGGED not in {verdicts(judged)["ada"], verdicts(judged)["cyd"]}
+    course = judged.course
+    assert course.expelled == {"bea": "flagged"}
+    assert course.place == 6
+    assert "bea" not in {link.provider for link in course.chain}
+    weights = trusted_weights(scene.held(), judged, store)
+    assert torch.equal(weights["weight"], alone(scene)), "the training is as if it had no part"
+
+
+def test_a_sub_run_of_who_was_flagged_later_is_done_again(scene: Scene) -> None:
+    """A secret for which the attacker is the main provider before anything is replicated."""
+    scene.trains["bea"] = planting
+    for number in range(200):
+        secret = Secret(text=f"{number:064x}")
+        first = secret.replicated(attempt=0, places=range(6), count=2)[0]
+        mains = [secret.main(sub_run=i, providers=list(scene.keys)) for i in range(first)]
+        if first == 2 and mains == ["ada", "bea"]:
+            break
+    judged = train(scene, secret=secret.text)
+    course = judged.course
+    assert course.expelled == {"bea": "flagged"}
+    rolled = [e for e in read_ledger(scene.folder / LEDGER) if e.kind == "rolled-back"]
+    assert [e.body["place"] for e in rolled] == [1]
+    assert course.attempt == 1
+    assert {link.provider for link in course.chain} <= {"ada", "cyd"}
+    assert course.chain[0].provider == "ada", "what came before is kept"
+
+
+def test_the_ledger_alone_gives_the_same_verdict(finished: Scene) -> None:
+    entries = read_ledger(finished.folder / LEDGER)
+    judged = judge_ledger(entries)
+    assert verdicts(judged)["cyd"] is Verdict.FLAGGED
+    last = next(e.body for e in reversed(entries) if e.kind == "judged")
+    said = {p["name"]: (p["verdict"], p["p_value"]) for p in last["providers"]}
+    again = {p.name: (p.verdict.value, p.p_value) for p in judged.audit.providers}
+    assert again == said
+    assert judged.course.alpha(final=False) < 0.05
+    assert judged.audit.findings.alpha == 0.05
+
+
+def test_bundles_of_one_sub_run_differ_in_nothing_that_tells(finished: Scene) -> None:
+    entries = read_ledger(finished.folder / LEDGER)
+    shared = next(e.body for e in entries if e.kind == "opened" and e.body["replicated"])
+    asked = []
+    for name, bundle in shared["bundles"].items():
+        text = (finished.folder / "boxes" / name / "bundles" / bundle / "bundle.json").read_text()
+        assert "replic" not in text
+        asked.append(text.replace(bundle, "ID").replace(name, "NAME"))
+    assert len(asked) == 3
+    assert len(set(asked)) == 1
+
+
+def test_the_secret_is_in_the_ledger_only_at_the_end(finished: Scene) -> None:
+    lines = (finished.folder / LEDGER).read_text().splitlines()
+    held = [i for i, line in enumerate(lines) if "5" * 64 in line]
+    assert held == [len(lines) - 2], "in the line before the last"
+    for box in (finished.folder / "boxes").rglob("*.json"):
+        assert "5" * 64 not in box.read_text()
+
+
+class Killed(BaseException):
+    """The client is killed here."""
+
+
+def killed_after(lines: int, ledger: Ledger, serve: Callable[..., None]) -> Callable[..., None]:
+    def show(*_: object) -> None:
+        if len(ledger.entries) >= lines:
+            raise Killed
+        serve()
+
+    return show
+
+
+def test_killed_after_every_line_it_goes_on_to_the_same_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.trains["bea"] = planting
+    scene.document["replicated"] = 3
+    store, path, append = Kept(), scene.folder / LEDGER, Ledger.append
+
+    def once(self: Ledger, kind: str, body: dict[str, Any]) -> None:
+        append(self, kind, body)
+        with path.open("ab") as file:
+            file.write(b'{"index": 3, "ti')  # and tears the next one
+        raise Killed
+
+    monkeypatch.setattr(Ledger, "append", once)
+    kills = 0
+    while not (path.exists() and judge_ledger(read_ledger(path)).is_closed):
+        kills += 1
+        with pytest.raises(Killed):
+            train(scene, store)
+    judged = train(scene, store)
+    assert kills == len(read_ledger(path)) > 20
+    assert verdicts(judged)["bea"] is Verdict.FLAGGED
+    weights = trusted_weights(scene.held(), judged, store)
+    assert torch.equal(weights["weight"], alone(scene))
+
+
+def test_a_client_interrupted_while_it_waits_goes_on(scene: Scene) -> None:
+    store, path = Kept(), scene.folder / LEDGER
+    for lines in (4, 9, 15):
+        ledger = Ledger(path)
+        lent = around(store, killed_after(lines, ledger, scene.serve))
+        with pytest.raises(Killed):
+            run_training(scene.held(), ledger, lent)
+    judged = train(scene, store)
+    assert judged.is_closed
+    sent = [(e.body["sub_run"], e.body["provider"]) for e in read_ledger(path) if e.kind == "sent"]
+    assert len(sent) == len(set(sent)), "nothing is asked twice"
+
+
+def test_a_run_is_not_taken_up_with_another_plan(finished: Scene) -> None:
+    other = finished.held(alpha=0.01)
+    with pytest.raises(InputError, match="another plan"):
+        Client(other, Ledger(finished.folder / LEDGER), around(Kept()))
+
+
+def test_who_never_answers_is_asked_no_more(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.document["replicated"] = 4
+    absent = scene.keys.pop("cyd")
+    seconds = itertools.count()
+    began = datetime.datetime.now(datetime.UTC)
+    monkeypatch.setattr(
+        "assay.providers.client._now", lambda: began + datetime.timedelta(seconds=5 * next(seconds))
+    )
+    judged = train(scene)
+    assert judged.course.expelled == {"cyd": "faults"}
+    assert judged.course.place == 6
+    assert verdicts(judged)["cyd"] is not Verdict.FLAGGED
+    found = [d.fault for d in judged.course.deliveries() if d.provider == "cyd"]
+    assert found == [Fault.MISSING] * 3
+    assert absent.public in str(judged.course.begun)
+
+
+def test_a_mailbox_that_cannot_be_reached_has_until_the_deadline(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1}
+    failures, put = iter([True, True, False]), Mailbox.put
+
+    def flaky(self: Mailbox, place: str, source: pathlib.Path) -> None:
+        if self.url.endswith("cyd") and next(failures, False):
+            raise UnreachableError("no route")
+        put(self, place, source)
+
+    monkeypatch.setattr(Mailbox, "put", flaky)
+    judged = train(scene)
+    assert judged.course.place == 1
+    assert {d.provider: d.fault for d in judged.course.deliveries()} == dict.fromkeys(NAMES)
+
+
+def test_a_mailbox_that_is_gone_is_a_missing_answer(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1, "deadline_minutes": 0.01}
+
+    def gone(self: Mailbox, *_: object) -> None:
+        if self.url.endswith("cyd"):
+            raise UnreachableError("no route")
+        put(self, *_)
+
+    put = Mailbox.put
+    monkeypatch.setattr(Mailbox, "put", gone)
+    client = Client(scene.held(), Ledger(scene.folder / LEDGER), around(Kept()))
+    while "cyd" not in {d.provider for d in client.course.deliveries()}:
+        client.step()
+    found = {d.provider: d for d in client.course.deliveries()}["cyd"]
+    assert found.fault is Fault.MISSING
+    assert "could not be reached" in found.detail
+
+
+def test_a_client_that_was_away_past_the_deadline_blames_nobody(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1}
+    client = Client(scene.held(), Ledger(scene.folder / LEDGER), around(Kept()))
+    client.step()
+    assert client.course.current is not None
+    hours = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=5)
+    monkeypatch.setattr("assay.providers.client._now", lambda: hours)
+    judged = train(scene)
+    assert {d.fault for d in judged.course.deliveries()} == {None}
+    assert [run.replicated for run in judged.course.sub_runs] == [True, True]
+    assert judged.course.place == 1
+
+
+def test_what_comes_too_late_is_late(scene: Scene) -> None:
+    scene.document |= {"deadline_minutes": 0.02, "replicated": 6, "steps": 3}
+    scene.document["replicated"] = 1
+    slow = scene.keys.pop("cyd")
+    ledger = Ledger(scene.folder / LEDGER)
+
+    def serve(*_: object) -> None:
+        if any(e.kind == "received" and e.body["provider"] == "cyd" for e in ledger.entries):
+            return
+        scene.serve()
+
+    client = Client(scene.held(), ledger, around(Kept(), serve))
+    while not client.course.is_final and client.course.place == 0:
+        client.step()
+    scene.keys["cyd"] = slow
+    withdrawn = list((scene.folder / "boxes" / "cyd" / "bundles").glob("*/withdrawn"))
+    assert len(withdrawn) == 1, "the provider is told that nobody waits any more"
+    withdrawn[0].unlink()
+    scene.serve()
+    while not client.course.is_closed:
+        client.step()
+    assert [d.fault for d in client.course.deliveries() if d.provider == "cyd"] == [Fault.LATE]
+    judge_ledger(ledger.entries)
+
+
+def test_with_one_provider_left_nothing_more_is_trained(scene: Scene) -> None:
+    scene.trains |= {"bea": copying_nothing, "cyd": copying_nothing}
+    scene.document["replicated"] = 6
+    judged = train(scene)
+    assert judged.is_closed
+    assert judged.course.place < 6
+    assert {"bea", "cyd"} <= judged.course.expelled.keys()
+
+
+def copying_nothing(asked: Work) -> None:
+    """Send something that is signed, and is not what the manifest says."""
+    honest(asked)
+    (asked.output / "weights.safetensors").write_bytes(b"\x80\x04.")
+
+
+def test_the_clients_own_replica_is_asked_for_replicas_alone(scene: Scene) -> None:
+    scene.document["providers"][0]["trusted"] = True
+    judged = train(scene)
+    mains = {link.provider for link in judged.course.chain}
+    assert "ada" not in {run.main for run in judged.course.sub_runs}
+    assert mains <= {"bea", "cyd"}
+    assert judged.is_closed
+
+
+FORGERIES: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "judged": (
+        "another judgement",
+        lambda b: {"providers": [{**p, "verdict": "no_indicator"} for p in b["providers"]]},
+    ),
+    "received": (
+        "did not sign",
+        lambda b: {"manifest": b["manifest"] and {**b["manifest"], "environment": "another"}},
+    ),
+    "compared": ("another judgement", lambda _: {"distances": {}}),
+    "revealed": ("committed to", lambda _: {"secret": "6" * 64}),
+    "opened": ("whom the secret chose", lambda _: {"main": "bea"}),
+    "begun": ("committed to", lambda _: {"commitment": "0" * 64}),
+    "closed": ("not signed", lambda _: {"digest": "0" * 64}),
+}
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_a_ledger_that_was_made_up_is_found_out(
+    finished: Scene, tmp_path: pathlib.Path, kind: str
+) -> None:
+    """Its chain is whole: somebody wrote it anew, with one kind of line changed."""
+    said, change = FORGERIES[kind]
+    entries = read_ledger(finished.folder / LEDGER)
+    forged = Ledger(tmp_path / LEDGER)
+    for entry in entries[:-1]:
+        more = change(entry.body) if entry.kind == kind else {}
+        forged.append(entry.kind, {**entry.body, **more})
+    closing = dict(entries[-1].body)
+    del closing["signature"]
+    closing = finished.client.signed({**closing, "previous": forged.entries[-1].hash})
+    forged.append("closed", {**closing, **(change(closing) if kind == "closed" else {})})
+    with pytest.raises(InputError, match=said):
+        judge_ledger(forged.entries)
+
+
+def test_a_ledger_without_its_end_says_so(finished: Scene) -> None:
+    entries = read_ledger(finished.folder / LEDGER)
+    first = next(e.index for e in entries if e.kind == "received")
+    for count in (first + 1, len(entries) // 2, len(entries) - 1):
+        judged = judge_ledger(entries[:count])
+        assert not judged.is_closed
+    assert (
+        "the ledger ends there" in judge_ledger(entries[: first + 1]).audit.findings.not_examined[0]
+    )

@@ -1,0 +1,98 @@
+import os
+import pathlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from assay.errors import RefusedError, UsageError
+from assay.providers.mailbox import Mailbox, UnreachableError
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def box(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Mailbox:
+    if request.param == "s3":
+        return Mailbox(f"{request.getfixturevalue('s3')}/{tmp_path.name}")
+    urls = {"folder": str(tmp_path / "box"), "memory": f"memory://{tmp_path.name}"}
+    return Mailbox(urls[request.param])
+
+
+def test_what_is_put_can_be_read(box: Mailbox, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "part").write_bytes(b"x" * 1000)
+    assert not box.exists("bundles/a/part")
+    box.put("bundles/a/part", tmp_path / "part")
+    assert box.read("bundles/a/part", 1000) == b"x" * 1000
+    got = box.fetch("bundles/a/part", tmp_path / "copy", 1000)
+    assert got is not None
+    assert got.size == 1000
+    assert (tmp_path / "copy").read_bytes() == b"x" * 1000
+    assert box.names("bundles") == ["a"]
+    assert box.modified("bundles/a/part") is not None
+
+
+def test_what_is_not_there_is_none(box: Mailbox, tmp_path: pathlib.Path) -> None:
+    assert box.names("bundles") == []
+    assert box.read("bundles/a", 9) is None
+    assert box.fetch("bundles/a", tmp_path / "copy", 9) is None
+    assert box.modified("bundles/a") is None
+
+
+def test_nothing_is_read_beyond_the_bound(box: Mailbox, tmp_path: pathlib.Path) -> None:
+    box.create("large", b"x" * 101)
+    with pytest.raises(RefusedError, match="at most 100 bytes"):
+        box.read("large", 100)
+    with pytest.raises(RefusedError, match="at most 100 bytes"):
+        box.fetch("large", tmp_path / "copy", 100)
+
+
+def test_of_many_one_creates(box: Mailbox) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(lambda i: box.create("claims/a/0001", f"{i}".encode()), range(8)))
+    assert sum(won) == 1
+    assert box.read("claims/a/0001", 9) == f"{won.index(True)}".encode()
+    box.replace("claims/a/0001", b"other")
+    assert box.read("claims/a/0001", 9) == b"other"
+
+
+def test_what_another_wrote_is_seen_at_once(box: Mailbox) -> None:
+    other = Mailbox(box.url)
+    assert other.names("results") == []
+    box.create("results/a", b"1")
+    assert other.names("results") == ["a"]
+
+
+def test_links_and_pipes_in_a_shared_folder_are_not_followed(tmp_path: pathlib.Path) -> None:
+    box = Mailbox(str(tmp_path))
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("link", "pipe"):
+        with pytest.raises(RefusedError):
+            box.read(place, 100)
+
+
+def test_half_a_file_is_never_seen(tmp_path: pathlib.Path, monkeypatch) -> None:
+    box = Mailbox(str(tmp_path))
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(KeyboardInterrupt):
+        box.create("manifest.json", b"{}")
+    assert not box.exists("manifest.json")
+
+
+def test_a_storage_that_does_not_answer_is_told_from_an_empty_one(tmp_path, monkeypatch) -> None:
+    box = Mailbox(str(tmp_path))
+
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(box._storage, "info", fail)
+    with pytest.raises(UnreachableError, match="cannot be reached"):
+        box.read("a", 1)
+
+
+def test_an_unknown_kind_of_url_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="s3://"):
+        Mailbox("nowhere://box")

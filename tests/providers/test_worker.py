@@ -1,0 +1,282 @@
+"""The provider's side, as real processes and in this one."""
+
+import multiprocessing
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import pytest
+import torch
+
+from assay.providers.bundle import MANIFEST
+from assay.providers.claims import Claims
+from assay.providers.client import run_training
+from assay.providers.executors import Process, RayJobs
+from assay.providers.keys import fresh_key
+from assay.providers.ledger import LEDGER, Ledger
+from assay.providers.mailbox import Mailbox
+from assay.providers.worker import work
+from assay.storage import documents
+
+from .conftest import Kept, Scene, around
+
+PATIENCE_S = 120
+COMMAND = """
+import json, os, pathlib, sys, time
+import safetensors.numpy as st
+
+bundle, output = pathlib.Path(os.environ["ASSAY_BUNDLE"]), pathlib.Path(os.environ["ASSAY_OUTPUT"])
+asked = json.loads((bundle / "bundle.json").read_text())
+order = st.load_file(bundle / "order.safetensors")["order"]
+assert order.shape == (asked["steps"], asked["batch"])
+assert pathlib.Path(os.environ["ASSAY_TRAINING_DATA"]).is_file()
+with open("done.txt", "a") as file:
+    file.write(asked["id"] + "\\n")
+if pathlib.Path("slow").exists():
+    pathlib.Path("pid.txt").write_text(str(os.getpid()))
+    pathlib.Path("slow").unlink()
+    time.sleep(600)
+weights = st.load_file(bundle / "start.safetensors")
+with (output / "log.jsonl").open("w") as log:
+    for step, rows in enumerate(order, asked["first_step"]):
+        weights["bias"] = weights["bias"] + rows.mean().astype("float32")
+        log.write(json.dumps({"step": step}) + "\\n")
+st.save_file(weights, output / "weights.safetensors")
+"""
+
+
+def commanded(scene: Scene) -> None:
+    """Make the recipe of a scene a command."""
+    (scene.folder / "train.py").write_text(COMMAND)
+    scene.document |= {
+        "code": None,
+        "command": [sys.executable, "train.py"],
+        "files": ["train.py"],
+    }
+
+
+def send(scene: Scene, count: int, name: str = "ada", first: int = 0) -> list[str]:
+    """Put the first bundle of several trainings into one mailbox."""
+    sent = []
+    for number in range(first, first + count):
+        ledger = Ledger(scene.folder / f"ledger-{number}")
+        held = scene.held(secret=f"{number:064x}")
+
+        def stop(*_: Any, ledger: Ledger = ledger) -> None:
+            if any(e.kind == "sent" and e.body["provider"] == name for e in ledger.entries):
+                raise Sent
+
+        scene.document["replicated"] = 6
+        with pytest.raises(Sent):
+            run_training(scene.held(secret=held.secret.text), ledger, around(Kept(), stop))
+        opened = next(e for e in ledger.entries if e.kind == "opened")
+        sent.append(opened.body["bundles"][name])
+    return sent
+
+
+class Sent(BaseException):
+    """All bundles are sent."""
+
+
+def start(scene: Scene, name: str = "ada") -> BaseProcess:
+    """Start a worker in a process of its own, without the wait for imports."""
+
+    def serve() -> None:
+        os.chdir(scene.folder)
+        place = scene.place(name, executor=Process(), client=scene.client.public)
+        work(scene.box(name), place, once=True, poll_s=0.05, say=lambda _: None)
+
+    process = multiprocessing.get_context("fork").Process(target=serve)
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess) -> int | None:
+    process.join(PATIENCE_S)
+    return process.exitcode
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def manifests(scene: Scene, name: str = "ada") -> dict[str, Any]:
+    found = (scene.folder / "boxes" / name / "results").glob(f"*/{MANIFEST}")
+    return {path.parent.name: documents.load(path.read_bytes()) for path in found}
+
+
+def test_a_killed_worker_is_started_again_and_does_what_it_left(scene: Scene) -> None:
+    commanded(scene)
+    (bundle,) = send(scene, 1)
+    (scene.folder / "slow").touch()
+    killed = start(scene)
+    wait_for(lambda: not (scene.folder / "slow").exists())
+    killed.kill()
+    assert ended(killed) == -signal.SIGKILL
+    assert not manifests(scene)
+    assert ended(start(scene)) == 0
+    answer = manifests(scene)[bundle]
+    assert (answer["state"], answer["place"]) == ("done", "0002")
+    os.kill(int((scene.folder / "pid.txt").read_text()), signal.SIGKILL)
+
+
+def test_two_workers_at_one_mailbox_do_every_bundle_once(scene: Scene) -> None:
+    commanded(scene)
+    bundles = send(scene, 4)
+    workers = [start(scene), start(scene)]
+    assert [ended(worker) for worker in workers] == [0, 0]
+    assert sorted((scene.folder / "done.txt").read_text().split()) == sorted(bundles)
+    found = manifests(scene)
+    assert found.keys() == set(bundles)
+    assert {answer["state"] for answer in found.values()} == {"done"}
+
+
+def test_a_callable_runs_in_a_process_of_its_own(scene: Scene) -> None:
+    (bundle,) = send(scene, 1)
+    place = scene.place("ada", executor=Process())
+    before = torch.get_rng_state()
+    assert work(scene.box("ada"), place, once=True, poll_s=1.0, say=print) == 1
+    assert torch.equal(before, torch.get_rng_state())
+    answer = manifests(scene)[bundle]
+    assert answer["state"] == "done", answer["error"]
+    assert "threads" in answer["environment"]
+    assert work(scene.box("ada"), place, once=True, poll_s=1.0, say=print) == 0, "done is done"
+
+
+WRONG: dict[str, Callable[[Scene], dict[str, Any]]] = {
+    "the code differs": lambda s: {"code": s.folder / "elsewhere"},
+    "the data differ": lambda s: {"data": str(s.folder / "recipe.py")},
+    "--data": lambda _: {"data": None},
+    "not signed by the client's key": lambda _: {"client": fresh_key().public},
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_what_the_worker_cannot_stand_for_it_does_not_run(scene: Scene, said: str) -> None:
+    (bundle,) = send(scene, 1)
+    place = scene.place("ada", **WRONG[said](scene))
+    assert work(scene.box("ada"), place, once=True, poll_s=1.0, say=lambda _: None) == 1
+    answer = manifests(scene)[bundle]
+    assert answer["state"] == "failed"
+    assert said in answer["error"]
+    assert answer["parts"] == {}
+
+
+def test_a_command_is_run_for_a_known_client_alone(scene: Scene) -> None:
+    commanded(scene)
+    (bundle,) = send(scene, 1)
+    place = scene.place("ada", executor=Process())
+    work(scene.box("ada"), place, once=True, poll_s=1.0, say=lambda _: None)
+    assert "--client" in manifests(scene)[bundle]["error"]
+    assert not (scene.folder / "done.txt").exists()
+
+
+@pytest.mark.parametrize("part", ["start.safetensors", "order.safetensors", "bundle.json"])
+def test_a_bundle_that_was_changed_is_not_run(scene: Scene, part: str) -> None:
+    (bundle,) = send(scene, 1)
+    path = scene.folder / "boxes" / "ada" / "bundles" / bundle / part
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    work(scene.box("ada"), scene.place("ada"), once=True, poll_s=1.0, say=lambda _: None)
+    assert part in manifests(scene)[bundle]["error"]
+
+
+def test_a_training_that_fails_says_why(scene: Scene) -> None:
+    (scene.folder / "train.py").write_text("raise SystemExit('no such GPU')")
+    scene.document |= {"code": None, "command": [sys.executable, "train.py"], "files": ["train.py"]}
+    (bundle,) = send(scene, 1)
+    place = scene.place("ada", executor=Process(), client=scene.client.public)
+    work(scene.box("ada"), place, once=True, poll_s=1.0, say=lambda _: None)
+    assert "no such GPU" in manifests(scene)[bundle]["error"]
+
+
+def test_a_bundle_that_was_withdrawn_is_left(scene: Scene) -> None:
+    (bundle,) = send(scene, 1)
+    scene.box("ada").replace(f"bundles/{bundle}/withdrawn", b"")
+    assert work(scene.box("ada"), scene.place("ada"), once=True, poll_s=1.0, say=print) == 0
+    assert not manifests(scene)
+
+
+def test_a_silent_worker_loses_its_bundle_and_a_lively_one_does_not(tmp_path, monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("assay.providers.claims.time.monotonic", lambda: now[0])
+    box = Mailbox(str(tmp_path))
+    monkeypatch.setattr("assay.providers.claims._machine", lambda: "there")
+    there = Claims(box, lease_s=10.0)
+    claim = there.take("a")
+    assert claim is not None
+    monkeypatch.setattr("assay.providers.claims._machine", lambda: "here")
+    here = Claims(box, lease_s=10.0)
+    for second in range(30):
+        now[0] = float(second)
+        there.beat(claim)
+        assert here.take("a") is None, "it shows that it lives"
+    now[0] = 39.0
+    assert here.take("a") is None
+    now[0] = 40.5
+    taken = here.take("a")
+    assert taken is not None
+    assert taken.number == 2
+    assert there.take("a") is None
+
+
+def test_free_orders_are_the_workers_own(scene: Scene) -> None:
+    scene.document |= {"order": "free", "steps": 3, "replicated": 1}
+    judged = run_training(scene.held(), Ledger(scene.folder / LEDGER), around(Kept(), scene.serve))
+    found = judged.course.deliveries()
+    assert {d.fault for d in found} == {None}
+    assert len({d.digest for d in found}) == 3
+
+
+@pytest.mark.parametrize("storage", ["memory", "s3"])
+def test_a_training_goes_through_storage_without_folders(
+    scene: Scene, storage: str, request: pytest.FixtureRequest, tmp_path: pathlib.Path
+) -> None:
+    root = request.getfixturevalue("s3") if storage == "s3" else "memory://boxes"
+    for entry in scene.document["providers"]:
+        entry["mailbox"] = f"{root}/{tmp_path.name}/{entry['name']}"
+    scene.document |= {"steps": 6, "replicated": 1}
+    judged = run_training(scene.held(), Ledger(scene.folder / LEDGER), around(Kept(), scene.serve))
+    assert judged.is_closed
+    assert judged.course.place == 2
+    assert {d.fault for d in judged.course.deliveries()} == {None}
+
+
+@pytest.fixture
+def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Ray cluster of one node; gives the address of its job server."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with (
+        warnings.catch_warnings(),
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+    ):
+        warnings.simplefilter("ignore")
+        cluster = ray.init(
+            num_cpus=1, include_dashboard=True, _temp_dir=folder, configure_logging=False
+        )
+        yield f"http://{cluster.dashboard_url}"
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_trains(scene: Scene, ray_address: str) -> None:
+    send(scene, 1)
+    executor = RayJobs(address=ray_address, resources={"CPU": 1.0}, python=sys.executable)
+    place = scene.place("ada", executor=executor)
+    assert work(scene.box("ada"), place, once=True, poll_s=1.0, say=print) == 1
+    assert [(a["state"], a["error"]) for a in manifests(scene).values()] == [("done", "")]
+    (scene.folder / "recipe.py").write_text("raise ValueError('it does not even load')")
+    scene.forget()
+    (bundle,) = send(scene, 1, first=1)
+    assert work(scene.box("ada"), place, once=True, poll_s=1.0, say=print) == 1
+    assert "it does not even load" in manifests(scene)[bundle]["error"]
