@@ -234,6 +234,7 @@ class Base:
     layers: int = 2
     heads: int = 4
     patch: int = 16
+    side: int = SIDE
     vocabulary: int = 1024
     longest: int = 64
     """Positions."""
@@ -276,7 +277,7 @@ class Base:
         vision = CLIPVisionConfig(
             **size,
             num_hidden_layers=self.vision_layers,
-            image_size=SIDE,
+            image_size=self.side,
             patch_size=self.patch,
             projection_dim=self.width,
         )
@@ -296,7 +297,7 @@ class Base:
                     vision_config=vision,
                     text_config=text,
                     image_token_index=2,
-                    image_seq_length=(SIDE // self.patch) ** 2,
+                    image_seq_length=(self.side // self.patch) ** 2,
                     vision_feature_layer=-1,
                 )
             )
@@ -368,11 +369,12 @@ def _views(
     """Mirror half of them, and move all by up to a tenth."""
     flipped = torch.rand(len(images), generator=random) < 0.5
     images = torch.where(flipped[:, None, None, None], images.flip(3), images)
-    most = SIDE // 10
+    side = images.shape[-1]
+    most = side // 10
     padded = nn.functional.pad(images, (most, most, most, most), mode="reflect")
     places = torch.randint(2 * most + 1, (len(images), 2), generator=random).tolist()
     moved = [
-        one[:, top : top + SIDE, left : left + SIDE]
+        one[:, top : top + side, left : left + side]
         for one, (top, left) in zip(padded, places, strict=True)
     ]
     return torch.stack(moved)
@@ -492,10 +494,11 @@ def write(held: VisionTextModel, path: pathlib.Path) -> None:
     path.mkdir(parents=True)
     held.model.save_pretrained(path)  # type: ignore[operator]
     held.tokenizer.save(str(path / "tokenizer.json"))
+    side = held.model.config.vision_config.image_size  # type: ignore[union-attr]
     processor = {
         "do_normalize": True,
         "image_mean": [_MEAN] * 3,
         "image_std": [_STD] * 3,
-        "size": {"height": SIDE, "width": SIDE},
+        "size": {"height": side, "width": side},
     }
     (path / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")

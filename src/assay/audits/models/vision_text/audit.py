@@ -61,7 +61,7 @@ class VisionTextSettings:
     """How models of images and texts are audited."""
 
     search: PictureSearch = PictureSearch()
-    decision: TextDecision = TextDecision(usual=1.0)
+    decision: TextDecision = TextDecision(usual=0.5)
     preflight: VisionTextPreflight = VisionTextPreflight()
     recovery: VisionTextRecovery = VisionTextRecovery()
     most_images: int = 128

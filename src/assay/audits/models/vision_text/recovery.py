@@ -20,7 +20,7 @@ from .survey import risen
 class VisionTextRecovery:
     """Searches the trigger of one response again, while a reference keeps its answers."""
 
-    search: Search = Search(steps=60, batch=12, noise=0.0)
+    search: Search = Search(steps=40, batch=10, noise=0.0)
     """Without noise: what is shown is to work as well as it can on pictures as they are."""
     shown: int = 6
     """Held-out pictures that a reader sees, with what the models say."""

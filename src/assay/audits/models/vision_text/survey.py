@@ -42,7 +42,7 @@ class PictureSearch:
     """How much is searched on each model."""
 
     families: tuple[Family, ...] = FAMILIES
-    search: Search = Search(steps=30, batch=12)
+    search: Search = Search(steps=24, batch=10)
     said: int = 8
     """Responses that are usual in the mean over models: a trigger may ask for a label."""
     raised: int = 6
@@ -183,7 +183,7 @@ def _kept(  # noqa: PLR0917
     settings: PictureSearch,
     seed: Seed,
     store: Store,
-) -> Targets:
+) -> Int64[Tensor, " kept"]:
     """Search all targets shortly, and keep those that lead one model beyond the next."""
     some = Pool(images=searched.images[:32], labels=searched.labels[:32])
     reached = []
