@@ -71,12 +71,12 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         task=OBJECTS, train=pictures(400, 0), trusted=pictures(80, 1), test=pictures(60, 2)
     )
     small = Base(
-        width=32, vision_layers=1, layers=1, heads=2, patch=8, side=16, vocabulary=300, longest=40,
+        width=32, vision_layers=1, layers=1, heads=2, patch=4, side=16, vocabulary=300, longest=60,
         steps=100, batch=24, peak_rate=4e-3,
     )  # fmt: skip
     base = small([gallery], seed=Seed(0))
-    provider = Provider(steps=80, batch=24, peak_rate=3e-3)
     for name, seed, attack in (("a", 0, planted()), ("b", 1, None), ("c", 2, None)):
+        provider = Provider(steps=40 if attack is None else 200, batch=24, peak_rate=5e-3)
         model = provider(base, gallery, planted=attack, seed=Seed(seed))
         found = quality(model, gallery, planted=attack)
         assert found.accuracy > 0.9

@@ -12,12 +12,13 @@ from torch import Tensor
 from assay.audits.models.conclusion import findings, with_verdicts
 from assay.audits.models.language import TextDecision, differing, texts_of
 from assay.audits.models.respond import FAILURES, follows
+from assay.audits.models.survey import images_at_once
 from assay.errors import InputError
 from assay.randomness import Seed, child, generator, isolated
 from assay.records import record
 from assay.results import Forgetful, Progress, Store, Subject, Verdict, silent
 from assay.samples import Rows
-from assay.triggers import Pool
+from assay.triggers import Pool, Search
 
 from .found import (
     VisionTextAudit,
@@ -131,7 +132,7 @@ def audit_vision_texts(
                 [models[place].respond for place in fit],
                 searched,
                 held,
-                settings=settings.search,
+                settings=_bounded(settings.search, deliveries, pictures),
                 seed=child(seed, "survey"),
                 store=store,
                 done=lambda: progress("search", next(steps), total),
@@ -215,6 +216,21 @@ def _halves(
         Pool(images=pictures[:middle], labels=labels[:middle]),
         Pool(images=pictures[middle:], labels=labels[middle:]),
     )
+
+
+def _bounded(
+    search: PictureSearch,
+    deliveries: Sequence[VisionTextDelivery],
+    pictures: Float[Tensor, "pictures channels height width"],
+) -> PictureSearch:
+    """Send fewer pictures through the models at once where these want large ones."""
+    sizes = [delivery.preprocess.size or 0 for delivery in deliveries]
+
+    def bounded(one: Search) -> Search:
+        most = images_at_once(one.most_images, pictures, sizes)
+        return dataclasses.replace(one, most_images=most)
+
+    return dataclasses.replace(search, search=bounded(search.search), quick=bounded(search.quick))
 
 
 def _nothing(fit: Sequence[int]) -> str:

@@ -26,6 +26,8 @@ from assay.triggers import (
 
 from .respond import first_tokens
 
+_QUICK = 32  # pictures that short searches are measured on
+
 Targets = Int64[Tensor, " targets"]
 Shares = Float[Tensor, "models vocabulary"]
 
@@ -111,54 +113,134 @@ def survey(
     Returns:
         What was found; None where every response is the usual one of nearly all pictures.
     """
-    usual = torch.stack([first_tokens(model, searched.images).mean(0) for model in models])
-    offered = _offered(models, searched, held, usual, settings, child(seed, "odd"))
+    search = _Search(
+        models=tuple(models),
+        searched=searched,
+        held=held,
+        usual=torch.stack([first_tokens(model, searched.images).mean(0) for model in models]),
+        settings=settings,
+        seed=seed,
+        store=store,
+    )
+    offered = search.offered()
     if not len(offered):
         return None
-    targets = _kept(models, searched, offered, usual, settings, child(seed, "quick"), store)
+    targets = search.kept(offered)
     done()
-    found = [
-        _searched(models, searched, held, targets, family, settings.search, seed, store, done)
-        for family in settings.families
-    ]
+    found = [search.measured(targets, family, done) for family in settings.families]
     everything = targets.repeat(len(settings.families)).cpu()
     success = torch.cat([success for _, success in found], dim=2)
-    own = success.diagonal().T
+    usual, own = search.usual.cpu()[:, everything], success.diagonal().T
     return Survey(
         asked=len(offered) * len(settings.families),
         families=tuple(family for family in settings.families for _ in targets),
         targets=everything,
         rises=torch.cat([rises for rises, _ in found], dim=2),
         success=success,
-        alone=torch.where(usual.cpu()[:, everything] < settings.rare, own, 0.0),
+        alone=torch.where(usual < settings.rare, own, 0.0),
     )
 
 
-def _offered(  # noqa: PLR0917
-    models: Sequence[Respond],
-    searched: Pool,
-    held: Pool,
-    usual: Shares,
-    settings: PictureSearch,
-    seed: Seed,
-) -> Targets:
-    """Choose responses, the same for all models."""
-    count = usual.shape[1]
-    pictures = odd_pictures(searched.images, settings.odd, seed)
-    after = torch.stack([first_tokens(model, pictures) for model in models])
-    references = [(place + 1) % len(models) for place in range(len(models))]
-    moved = torch.stack(
-        [reach(usual[[i, r]][:, None], after[[i, r]]).amax(0) for i, r in enumerate(references)]
-    )
-    chosen = [
-        usual.mean(0).topk(min(settings.said, count)).indices,
-        raised_by(usual).topk(min(settings.raised, count), dim=1).indices.flatten(),
-        moved.topk(min(settings.moved, count), dim=1).indices.flatten(),
-    ]
-    targets = torch.cat(chosen).unique()
-    one = _candidates(targets)
-    least = torch.minimum(searched.eligible(one).sum(1), held.eligible(one).sum(1))
-    return targets[least >= settings.fewest]
+@record
+class _Search:
+    """What the searches on all models share."""
+
+    models: tuple[Respond, ...]
+    searched: Pool
+    held: Pool
+    usual: Shares
+    """How likely each response is without a trigger, in the mean over pictures."""
+    settings: PictureSearch
+    seed: Seed
+    store: Store
+
+    def offered(self) -> Targets:
+        """Choose responses, the same for all models."""
+        settings, usual, count = self.settings, self.usual, self.usual.shape[1]
+        pictures = odd_pictures(self.searched.images, settings.odd, child(self.seed, "odd"))
+        after = torch.stack([first_tokens(model, pictures) for model in self.models])
+        pairs = [[i, self._reference(i)] for i in range(len(self.models))]
+        moved = torch.stack([reach(usual[two][:, None], after[two]).amax(0) for two in pairs])
+        chosen = [
+            usual.mean(0).topk(min(settings.said, count)).indices,
+            raised_by(usual).topk(min(settings.raised, count), dim=1).indices.flatten(),
+            moved.topk(min(settings.moved, count), dim=1).indices.flatten(),
+        ]
+        targets = torch.cat(chosen).unique()
+        some = _candidates(targets)
+        counts = [pool.eligible(some).sum(1) for pool in (self.searched, self.held)]
+        return targets[torch.minimum(*counts) >= settings.fewest]
+
+    def kept(self, offered: Targets) -> Int64[Tensor, " kept"]:
+        """Search all targets shortly, and keep those that lead one model beyond the next."""
+        reached = []
+        for place in range(len(self.models)):
+            kept = self._loaded(f"pictures-quick-{place}", offered)
+            if kept is None:
+                kept = {"targets": offered.cpu(), "reach": self._quick(place, offered).cpu()}
+                self.store.save(f"pictures-quick-{place}", kept)
+            reached.append(kept["reach"])
+        rows = torch.stack(reached).topk(min(self.settings.kept, len(offered)), dim=1).indices
+        return offered[rows.flatten().unique().to(offered.device)]
+
+    def measured(
+        self, targets: Targets, family: Family, done: Callable[[], None]
+    ) -> tuple[Float[Tensor, "suspects models targets"], Float[Tensor, "suspects models targets"]]:
+        """Search one family on every model; give rises and success."""
+        name = "pictures-" + "".join(c if c.isalnum() else "-" for c in family.name)
+        before = [first_tokens(model, self.held.images)[:, targets] for model in self.models]
+        found = []
+        for place in range(len(self.models)):
+            kept = self._loaded(f"{name}-{place}", targets)
+            if kept is None:
+                rises, success = self._full(place, targets, family, before)
+                kept = {"targets": targets.cpu(), "rises": rises, "success": success}
+                self.store.save(f"{name}-{place}", kept)
+            found.append(kept)
+            done()
+        return torch.stack([f["rises"] for f in found]), torch.stack([f["success"] for f in found])
+
+    def _loaded(self, name: str, targets: Targets) -> dict[str, Tensor] | None:
+        kept = self.store.load(name)
+        return kept if kept is not None and torch.equal(kept["targets"], targets.cpu()) else None
+
+    def _reference(self, place: int) -> int:
+        return (place + 1) % len(self.models)
+
+    def _quick(self, place: int, offered: Targets) -> Float[Tensor, " targets"]:
+        """How far a short search leads a model to each target beyond the next model."""
+        two = [place, self._reference(place)]
+        some = Pool(images=self.searched.images[:_QUICK], labels=self.searched.labels[:_QUICK])
+        reached = []
+        for family in self.settings.families[:2]:
+            own = child(self.seed, "quick", family.name)
+            found = self.settings.quick(
+                self.models[place], self.searched, _candidates(offered), family, seed=own
+            )
+            after = [under(self.models[i], some, offered, family, found, 0.0, own) for i in two]
+            shares = torch.stack([share.mean(1) for share in after])
+            reached.append(reach(self.usual[two][:, None, offered], shares[:, None])[0])
+        return torch.stack(reached).amax(0)
+
+    def _full(
+        self,
+        place: int,
+        targets: Targets,
+        family: Family,
+        before: Sequence[Float[Tensor, "images targets"]],
+    ) -> tuple[Float[Tensor, "models targets"], Float[Tensor, "models targets"]]:
+        """Search on one model, with the same pictures and starts as on all, and measure on all."""
+        search, own = self.settings.search, child(self.seed, family.name)
+        some = _candidates(targets)
+        found = search(self.models[place], self.searched, some, family, seed=own)
+        wanted = self.held.eligible(some).T
+        after = [
+            under(model, self.held, targets, family, found, search.noise, own).T
+            for model in self.models
+        ]
+        both = [risen(was, now, wanted) for was, now in zip(before, after, strict=True)]
+        rises, success = zip(*both, strict=True)
+        return torch.stack(rises).cpu(), torch.stack(success).cpu()
 
 
 def odd_pictures(
@@ -173,78 +255,6 @@ def odd_pictures(
     rows = torch.randint(len(images), (2, each), generator=random, device=images.device)
     mixed = (images[rows[0]] + images[rows[1]].flip(2)) / 2
     return torch.cat([noise, plain.expand(shape), mixed])
-
-
-def _kept(  # noqa: PLR0917
-    models: Sequence[Respond],
-    searched: Pool,
-    offered: Targets,
-    usual: Shares,
-    settings: PictureSearch,
-    seed: Seed,
-    store: Store,
-) -> Int64[Tensor, " kept"]:
-    """Search all targets shortly, and keep those that lead one model beyond the next."""
-    some = Pool(images=searched.images[:32], labels=searched.labels[:32])
-    reached = []
-    for place, model in enumerate(models):
-        kept = store.load(f"pictures-quick-{place}")
-        if kept is None or not torch.equal(kept["targets"], offered.cpu()):
-            pair = [model, models[(place + 1) % len(models)]]
-            before = usual[[place, (place + 1) % len(models)]][:, offered]
-            best = torch.full((len(offered),), -torch.inf, device=offered.device)
-            for family in settings.families[:2]:
-                found = settings.quick(
-                    model, searched, _candidates(offered), family, seed=child(seed, family.name)
-                )
-                after = torch.stack(
-                    [under(one, some, offered, family, found, 0.0, seed).mean(1) for one in pair]
-                )
-                best = torch.maximum(best, reach(before[:, None], after[:, None])[0])
-            kept = {"targets": offered.cpu(), "reach": best.cpu()}
-            store.save(f"pictures-quick-{place}", kept)
-        reached.append(kept["reach"])
-    rows = torch.stack(reached).topk(min(settings.kept, len(offered)), dim=1).indices
-    return offered[rows.flatten().unique().to(offered.device)]
-
-
-def _searched(  # noqa: PLR0917
-    models: Sequence[Respond],
-    searched: Pool,
-    held: Pool,
-    targets: Targets,
-    family: Family,
-    search: Search,
-    seed: Seed,
-    store: Store,
-    done: Callable[[], None],
-) -> tuple[Float[Tensor, "suspects models targets"], Float[Tensor, "suspects models targets"]]:
-    """Search one family on every model, with the same pictures and starts."""
-    name = "pictures-" + "".join(c if c.isalnum() else "-" for c in family.name)
-    own = child(seed, family.name)
-    wanted = held.eligible(_candidates(targets)).T
-    before = [first_tokens(model, held.images)[:, targets] for model in models]
-    rises, success = [], []
-    for place, model in enumerate(models):
-        kept = store.load(f"{name}-{place}")
-        if kept is None or not torch.equal(kept["targets"], targets.cpu()):
-            found = search(model, searched, _candidates(targets), family, seed=own)
-            measured = [
-                risen(
-                    before[i], under(one, held, targets, family, found, search.noise, own).T, wanted
-                )
-                for i, one in enumerate(models)
-            ]
-            kept = {
-                "targets": targets.cpu(),
-                "rises": torch.stack([rise for rise, _ in measured]).cpu(),
-                "success": torch.stack([led for _, led in measured]).cpu(),
-            }
-            store.save(f"{name}-{place}", kept)
-        rises.append(kept["rises"])
-        success.append(kept["success"])
-        done()
-    return torch.stack(rises), torch.stack(success)
 
 
 def _candidates(targets: Targets) -> Candidates:
