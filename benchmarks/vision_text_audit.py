@@ -1,8 +1,8 @@
 """Measure the audit of models of images and texts: a small LLaVA, honest or with a planted trigger.
 
-The settings were chosen on models of base seed 0 and provider seeds below 100; the pairs here have
-another base and other seeds, which draw other triggers of the same two kinds. Tasks and responses
-are the same: they are not held out.
+The settings were chosen on providers of seeds below 100; the pairs here have other seeds, which draw
+other triggers of the same two kinds, another order, and other poisoned pictures. The base, the
+tasks and the responses are the same: they are not held out.
 """
 
 import argparse
@@ -41,12 +41,12 @@ from dataset_audit import shard
 
 RESULTS = grid.HERE / "results" / "models-audit"
 VERSION = 1
-BASE_SEED, FIRST_SEED = 1, 100
+BASE_SEED, FIRST_SEED = 0, 100
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=sorted(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=["objects"])
     parser.add_argument("--attacks", nargs="+", choices=SCENARIOS, default=SCENARIOS)
     parser.add_argument("--seeds", type=int, default=2, help="of each scenario")
     parser.add_argument("--honest", type=int, default=3, help="honest models of each task")
