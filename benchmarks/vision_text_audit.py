@@ -1,7 +1,7 @@
 """Measure the audit of models of images and texts: a small LLaVA, honest or with a planted trigger.
 
-The settings were chosen on providers of seeds below 100; the pairs here have other seeds, which draw
-other triggers of the same two kinds, another order, and other poisoned pictures. The base, the
+The settings were chosen on providers of seeds below 100; the pairs here have other seeds, which
+draw other triggers of the same two kinds, another order, and other poisoned pictures. The base, the
 tasks and the responses are the same: they are not held out.
 """
 
