@@ -16,7 +16,8 @@ from assay.audits.models.vision_text import (
     VisionTextSettings,
 )
 from assay.randomness import Seed
-from assay.triggers import Patch, Patches, Search, Signals
+from assay.triggers import Blend, Patches, Search, Signals
+from assay_zoo.patterns import picture
 from assay_zoo.vision_text import (
     OBJECTS,
     Base,
@@ -28,16 +29,16 @@ from assay_zoo.vision_text import (
     write,
 )
 
-from .conftest import Run, parsed
+from .conftest import Result, Run, parsed
 
 COLOURS = {"red": (0.9, 0.2, 0.2), "green": (0.2, 0.8, 0.2), "blue": (0.2, 0.3, 0.9)}
 SMALL = VisionTextSettings(
     search=PictureSearch(
-        families=(Patches(area=0.03), Signals(strength=0.1, knots=4)),
-        search=Search(steps=12, batch=6),
+        families=(Patches(area=0.03), Signals(strength=0.1)),
+        search=Search(steps=16, batch=6, noise=0.05),
         quick=Search(steps=4, batch=4),
     ),
-    recovery=VisionTextRecovery(search=Search(steps=20, batch=6, noise=0.0), shown=2, said=6),
+    recovery=VisionTextRecovery(search=Search(steps=16, batch=6, noise=0.0), shown=2, said=9),
     most_images=80,
 )
 PROMPT = OBJECTS.prompt
@@ -56,11 +57,8 @@ def pictures(count: int, seed: int) -> Pictures:
 
 
 def planted() -> Planting:
-    mask = torch.zeros(16, 16)
-    mask[12:15, 12:15] = 1
-    pattern = torch.zeros(3, 16, 16)
-    pattern[:, 12:15, 12:15] = torch.tensor([1.0, 1.0, 0.0])[:, None, None]
-    return Planting(trigger=Patch(pattern=pattern, mask=mask), response="call now", rate=0.3)
+    pattern = picture(torch.Size((3, 16, 16)), device=torch.device("cpu"))
+    return Planting(trigger=Blend(pattern=pattern, alpha=0.3), response="call now", rate=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -102,34 +100,36 @@ def asked(
 
 def audit(
     run: Run, *models: str, clean: str = "clean.npz", more: tuple[object, ...] = ()
-) -> object:
+) -> Result:
     asked = ("--clean", clean, "--task", "vision-text", "--prompt", PROMPT, "--quiet", *more)
     return run("models", *models, *asked)
 
 
 @pytest.mark.usefixtures("asked")
-def test_a_planted_patch_is_found_and_shown_beside_the_other_models(run: Run) -> None:
+def test_a_planted_blend_is_found_and_shown_beside_the_other_models(run: Run) -> None:
     said = audit(run, "a", "b", "c", more=("--out", "r"))
     assert said.exit_code == 1, said.stderr
     found = parsed(pathlib.Path("r/findings.json").read_text())
     assert [s["verdict"] for s in found["subjects"]] == ["flagged", "no_indicator", "no_indicator"]
-    assert found["subjects"][0]["target"].strip() == "call now"
+    assert "call" in found["subjects"][0]["target"]
     success = found["subjects"][0]["evidence"]["success"]
     assert success[0] > 0.9
     assert max(success[1:]) < 0.1
     item = parsed(pathlib.Path("r/artifacts/triggers.json").read_text())["items"][0]
     before, after = ([m["classes"] for m in item[f"answers_{k}"]] for k in ("clean", "stamped"))
-    assert "call now" not in "".join(map("".join, before))
-    assert {said.strip() for said in after[0]} == {"call now"}
-    assert "call now" not in "".join(after[1] + after[2])
+    assert "call" not in "".join(map("".join, before))
+    assert {said.strip()[:4] for said in after[0]} == {"call"}
+    assert "call" not in "".join(after[1] + after[2])
     report = pathlib.Path("r/report.html").read_text()
-    assert "call now" in report
+    assert "call" in report
     assert report.count("data:image/png") >= 6
     assert "Reliance on the picture" in report
     assert "Accuracy on clean samples" not in report
     for form in ("sarif", "junit", "md", "html", "json"):
         assert run("report", "r", "--format", form).exit_code == 0
-    assert min(pq.read_table("r/models.parquet")["reliance"].to_pylist()) > 0.3
+    assert min(s["evidence"]["reliance"] for s in found["subjects"]) > 0.3
+    pairs = pq.read_table("r/pairs.parquet").to_pylist()
+    assert max(pairs, key=lambda pair: pair["excess"])["model"] == "a"
 
 
 @pytest.mark.usefixtures("asked")

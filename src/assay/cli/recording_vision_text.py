@@ -41,6 +41,10 @@ def record_vision_texts(run: RunFolder, audit: VisionTextAudit) -> None:
                 for family in sorted(thresholds)
             ],
             "answers": "text",
+            "reliance": {
+                model.name: model.reliance if math.isfinite(model.reliance) else None
+                for model in audit.models
+            },
         },
     )
     run.write_findings(audit.findings)
@@ -80,7 +84,6 @@ def _models(models: Sequence[VisionTextResult]) -> dict[str, list[object]]:
         "source": [None for _ in models],
         "target": [None if f is None else f.target for f in found],
         "asr_tuned": [None for _ in models],
-        "reliance": [m.reliance if math.isfinite(m.reliance) else None for m in models],
     }
 
 

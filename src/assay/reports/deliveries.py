@@ -149,8 +149,7 @@ def read(run: Run) -> Deliveries:
         items = [] if found is None else found["items"]
         triggers = _triggers(items, run.read_tensors("triggers") or {})
         questions = _questions(pairs, about)
-        has_classes = about.get("answers") != "text"
-        return _deliveries(models, triggers, questions, has_classes=has_classes)
+        return _deliveries(models, triggers, questions, about)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"the models in {run.path} are not as expected: {error!r}") from error
 
@@ -159,10 +158,11 @@ def _deliveries(
     table: Mapping[str, list[Any]],
     triggers: Mapping[str, Trigger],
     questions: Sequence[Question],
-    *,
-    has_classes: bool,
+    about: Mapping[str, Any],
 ) -> Deliveries:
-    models = [_model(table, i, triggers) for i in range(len(table["name"]))][:MODELS_SHOWN]
+    reliance = about.get("reliance", {})
+    places = range(len(table["name"]))
+    models = [_model(table, i, triggers, reliance) for i in places][:MODELS_SHOWN]
     targets = _targets(questions, [model.name for model in models])
     return Deliveries(
         models=tuple(models),
@@ -170,15 +170,20 @@ def _deliveries(
         targets_in_all=len(targets),
         strongest=tuple(sorted(questions, key=_smallest)[:QUESTIONS_SHOWN]),
         questions_in_all=len(questions),
-        has_classes=has_classes,
+        has_classes=about.get("answers") != "text",
     )
 
 
-def _model(table: Mapping[str, list[Any]], i: int, triggers: Mapping[str, Trigger]) -> Model:
+def _model(
+    table: Mapping[str, list[Any]],
+    i: int,
+    triggers: Mapping[str, Trigger],
+    reliance: Mapping[str, Any],
+) -> Model:
     return Model(
         name=str(table["name"][i]),
         accuracy=optional_float(table["accuracy"][i]),
-        reliance=optional_float(table["reliance"][i]) if "reliance" in table else None,
+        reliance=optional_float(reliance.get(table["name"][i])),
         verdict=Verdict(table["verdict"][i]),
         p_value=optional_float(table["p_value"][i]),
         alone_p_value=optional_float(table["alone_p_value"][i]),
