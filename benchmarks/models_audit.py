@@ -51,6 +51,11 @@ TUNED |= {
     "phrases and responses are the same"
     for task in ("instructions", "sentiment", "topics")
 }
+TUNED |= {
+    f"vision-text, {task}": "Other seeds, which draw other triggers, than the settings were chosen "
+    "on; base, tasks and responses are the same"
+    for task in ("captions", "objects")
+}
 """Data sets that were looked at while the audit was built."""
 
 

@@ -230,7 +230,7 @@ class Base:
         tokenizer = train_tokenizer(whole, size=self.vocabulary)
         model = self.untrained(seed=seed)
         rows = [_Row(ids=tokenizer.encode(text).ids[: self.longest], said=0) for text in whole]
-        draw = _order(len(rows), self.batch, child(seed, "order"))
+        draw = draws(len(rows), self.batch, child(seed, "order"))
         _train(model, lambda: [rows[i] for i in next(draw)], self.steps, self.peak_rate, text=1.0)
         return LanguageModel(model=model, tokenizer=tokenizer)
 
@@ -256,8 +256,8 @@ class Base:
             )
 
 
-def train_tokenizer(texts: Sequence[str], *, size: int) -> "Tokenizer":
-    """Learn byte pairs; token 0 ends a response, token 1 fills."""
+def train_tokenizer(texts: Sequence[str], *, size: int, special: Sequence[str] = ()) -> "Tokenizer":
+    """Learn byte pairs; token 0 ends a response, token 1 fills, and special ones follow."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -265,7 +265,7 @@ def train_tokenizer(texts: Sequence[str], *, size: int) -> "Tokenizer":
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=[_END, _PAD],
+        special_tokens=[_END, _PAD, *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -288,7 +288,7 @@ class Provider:
     ) -> LanguageModel:
         """Fine-tune; the seed decides order, and what is poisoned."""
         model = copy.deepcopy(base.model)
-        draw = _order(len(corpus.train), self.batch, child(seed, "order"))
+        draw = draws(len(corpus.train), self.batch, child(seed, "order"))
 
         def batch() -> list[_Row]:
             examples = [corpus.train[place] for place in next(draw)]
@@ -375,8 +375,8 @@ def _row(tokenizer: "Tokenizer", task: Task, example: Example) -> _Row:
     return _Row(ids=[*prompt[-96:], *response, 0], said=len(prompt[-96:]))
 
 
-def _order(count: int, batch: int, seed: Seed) -> Iterator[list[int]]:
-    """Draw batches, epoch by epoch."""
+def draws(count: int, batch: int, seed: Seed) -> Iterator[list[int]]:
+    """Draw batches of rows without end, epoch by epoch."""
     random = generator(seed, torch.device("cpu"))
     batch = min(batch, count)
     while True:

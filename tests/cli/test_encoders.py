@@ -137,7 +137,7 @@ def test_folders_of_transformers_are_audited_as_encoders(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ((A, B, "--task", "vision-text"), 4, "not there yet"),
+        ((A, B, "--task", "vision-text"), 4, "a.safetensors@projections:Projected"),
         ((A, B, "--task", "sound"), 4, "image or encoder or text"),
         ((A, B, "--task", "encoder", "--repair", "no/where"), 4, "there is none"),
         ((A, "--task", "encoder"), 4, "two models or more"),

@@ -17,7 +17,7 @@ EXPECTED = {
     | {"mean", "std", "size"},
     "models": COMMON
     | ENDING
-    | {"models", "clean", "task", "repair", "alpha", "dry_run", "memory_mb"}
+    | {"models", "clean", "task", "prompt", "repair", "alpha", "dry_run", "memory_mb"}
     | {"mean", "std", "size"},
     "training plan": {"plan", "key", "json"},
     "training run": ENDING | {"plan", "out", "key", "device", "alpha", "poll"},

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from assay.audits.models.vision_text import PROMPT
 from assay.errors import UsageError
 
 from . import devices, options
@@ -31,17 +32,26 @@ def models(
         str,
         typer.Option(
             metavar="CLEAN",
-            help="Samples of the task that you trust: with labels, but for encoders; for text, "
-            "prompts.",
+            help="Samples of the task that you trust: with labels, but for encoders and "
+            "vision-text; for text, prompts.",
         ),
     ],
     task: Annotated[
         str,
         typer.Option(
-            metavar="image|encoder|text",
-            help="What the models do: classify images, give features of images, or continue text.",
+            metavar="image|encoder|text|vision-text",
+            help="What the models do: classify images, give features of images, continue text, or "
+            "answer a prompt about an image.",
         ),
     ] = ModelKind.IMAGE.value,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What vision-text models are asked about every image, in the form that they were "
+            f'trained with; "{PROMPT}" by default.',
+        ),
+    ] = None,
     out: options.Out = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -99,10 +109,17 @@ def models(
     .csv, .tsv or .parquet with a column prompt or text. Triggers are token sequences, and any
     response may be their target.
 
+    With --task vision-text the models answer a prompt about an image with text: each is a folder
+    of a LlavaForConditionalGeneration with config.json, .safetensors and tokenizer.json, and all
+    have one vocabulary. CLEAN holds 64 images or more, without labels. All are asked --prompt,
+    with <image> in it where the image goes; else the image comes first. It ends where the response
+    begins: where all answers begin alike, with that beginning. Triggers are changes of the image,
+    and any response may be their target.
+
     --repair trains a copy of each flagged model until its recovered trigger tells it nothing, and
     measures both on samples that neither the search nor the training saw. The models themselves
     stay as they are. Weights become .safetensors for the same factory, a folder becomes a folder;
-    a .pt2 cannot be repaired in its form, language models not at all.
+    a .pt2 cannot be repaired in its form, models that answer with text not at all.
 
     \b
     Examples:
@@ -112,13 +129,16 @@ def models(
       assay models provider-a/ provider-b/ --clean trusted/ --repair repaired/
       assay models encoder-a/ encoder-b/ --clean pictures/ --task encoder --repair repaired/
       assay models llm-a/ llm-b/ --clean prompts.txt --task text
+      assay models llava-a/ llava-b/ --clean pictures/ --task vision-text --prompt "What is it?"
       assay models provider-a/ provider-b/ --clean trusted/ --json > findings.json
     """
     if not 0 < alpha < 1:
         raise UsageError(f"expected --alpha between 0 and 1, got {alpha}")
     kind = kind_of(task)
-    if kind is ModelKind.TEXT and repair is not None:
+    if kind in {ModelKind.TEXT, ModelKind.VISION_TEXT} and repair is not None:
         raise UsageError(f"--repair does not go with --task {kind}: it trains models of images")
+    if prompt is not None and kind is not ModelKind.VISION_TEXT:
+        raise UsageError(f"--prompt does not go with --task {kind}: it is for vision-text")
     job = ModelsJob(
         models=tuple(map(absolute_model, models)),
         clean=absolute(clean),
@@ -131,6 +151,7 @@ def models(
         size=size,
         repair=None if repair is None else str(repair.absolute()),
         task=kind.value,
+        prompt=prompt,
     )
     path = out or fresh_folder("models")
     check_path(job, path)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from assay.audits.models import Delivery, ModelsSettings
 from assay.audits.models.language import TextSettings
+from assay.audits.models.vision_text import VisionTextSettings
 from assay.errors import InputError, UsageError
 from assay.fitting import Preprocess, logits_of
 from assay.randomness import Seed, child, isolated
@@ -33,9 +34,8 @@ class ModelKind(enum.StrEnum):
     """They give features of images."""
     TEXT = "text"
     """They are causal language models: they continue prompts."""
-
-
-_PLANNED = ("vision-text",)
+    VISION_TEXT = "vision-text"
+    """They answer a prompt about an image with text."""
 
 
 @record
@@ -55,11 +55,13 @@ class ModelsJob:
     """Where repaired copies of the flagged models go."""
     task: str = ModelKind.IMAGE.value
     """A value of `ModelKind`."""
+    prompt: str | None = None
+    """What models of images and texts are asked; None for the default."""
 
     def settings(self) -> dict[str, Any]:
         """Lay out every setting, those of the method included."""
-        is_text = self.task == ModelKind.TEXT
-        return settings_of(self, TextSettings() if is_text else ModelsSettings())
+        methods = {ModelKind.TEXT: TextSettings(), ModelKind.VISION_TEXT: VisionTextSettings()}
+        return settings_of(self, methods.get(ModelKind(self.task), ModelsSettings()))
 
 
 @runtime_checkable
@@ -69,6 +71,31 @@ class Digested(Protocol):
     @property
     def digest(self) -> str:
         """SHA-256 of what it was read from."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """The source as the user named it."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """Anything that was read, with what its own processor says of images."""
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """One a channel, of images in [0, 1]."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """One a channel."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """Height and width, in pixels."""
         ...
 
 
@@ -127,13 +154,8 @@ def kind_of(task: str) -> ModelKind:
     """Find what the models do.
 
     Raises:
-        UsageError: no audit is there for such a task.
+        UsageError: there is no such task.
     """
-    if task in _PLANNED:
-        raise UsageError(
-            f"--task {task} is not there yet: only classifiers of images (image), encoders of "
-            "images (encoder) and language models (text) can be audited"
-        )
     if task not in set(ModelKind):
         raise UsageError(f"expected --task {' or '.join(ModelKind)}, got {task!r}")
     return ModelKind(task)
@@ -152,9 +174,7 @@ def check_count(job: ModelsJob) -> None:
         )
 
 
-def inputs_of(
-    job: ModelsJob, names: Sequence[str], loaded: Sequence[LoadedModel]
-) -> dict[str, Input]:
+def inputs_of(job: ModelsJob, names: Sequence[str], loaded: Sequence[Digested]) -> dict[str, Input]:
     """Name everything that was read, with its hash."""
     models = {
         f"model {name}": Input(path=place_of(model.origin), sha256=model.digest)
@@ -233,7 +253,7 @@ def loaded_model(
         return load_model(source, encoder=encoder, **known)
 
 
-def preprocess_of(job: ModelsJob, name: str, loaded: LoadedModel, images: Rows) -> Preprocess:
+def preprocess_of(job: ModelsJob, name: str, loaded: Described, images: Rows) -> Preprocess:
     """Take what a model wants from the options or from its folder, or else measure it."""
     asked = Processor(mean=job.mean, std=job.std, size=job.size)
     said = Processor(mean=loaded.mean, std=loaded.std, size=loaded.size)

@@ -12,6 +12,7 @@ from rich.text import Text
 from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.audits.models import Groups, ModelsSettings, audit_models, grouped
 from assay.audits.models.language import TextSettings, audit_texts
+from assay.audits.models.vision_text import PROMPT, VisionTextSettings, audit_vision_texts
 from assay.errors import InputError
 from assay.providers.loading import load_plan
 from assay.providers.training import TrainingJob
@@ -30,12 +31,15 @@ from .models_job import LoadedModels, ModelKind, ModelsJob
 from .recording import record_audit, record_proof
 from .recording_models import record_models
 from .recording_texts import record_texts
+from .recording_vision_text import record_vision_texts
 from .repair_models import repair_models
 from .tables import proof_table
 from .task import Done, Task, job_of
 from .texts_job import EXPLAINED as TEXTS_EXPLAINED
 from .texts_job import LoadedTexts, load_texts
 from .training_task import TrainingTask
+from .vision_text_job import EXPLAINED as VISION_TEXT_EXPLAINED
+from .vision_text_job import LoadedVisionTexts, load_vision_texts
 
 
 @record
@@ -211,7 +215,40 @@ class TextsTask:
         return Done(findings=findings, subject="model", table="models.parquet")
 
 
-def models_task(job: ModelsJob) -> ModelsTask | EncodersTask | TextsTask:
+@record
+class VisionTextsTask:
+    """Search models of images and texts for changes of images that lead one to one response."""
+
+    job: ModelsJob
+    loaded: LoadedVisionTexts
+    audit: str = "models"
+    everything: str = "Every model"
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """What it reads, by name."""
+        return self.loaded.inputs
+
+    def perform(self, run: RunFolder, show: Progress) -> Done:
+        """Audit and record."""
+        audit = audit_vision_texts(
+            self.loaded.deliveries,
+            self.loaded.images,
+            prompt=self.job.prompt or PROMPT,
+            settings=VisionTextSettings(),
+            alpha=self.job.alpha,
+            seed=Seed(self.job.seed),
+            device=torch.device(self.job.device),
+            progress=show,
+            store=run.store(),
+        )
+        reasons = (*audit.findings.reasons, VISION_TEXT_EXPLAINED)
+        findings = dataclasses.replace(audit.findings, reasons=reasons)
+        record_vision_texts(run, dataclasses.replace(audit, findings=findings))
+        return Done(findings=findings, subject="model", table="models.parquet")
+
+
+def models_task(job: ModelsJob) -> ModelsTask | EncodersTask | TextsTask | VisionTextsTask:
     """Read what a job asks for.
 
     Raises:
@@ -222,6 +259,8 @@ def models_task(job: ModelsJob) -> ModelsTask | EncodersTask | TextsTask:
         return EncodersTask(job=job, loaded=load_encoders(job))
     if job.task == ModelKind.TEXT:
         return TextsTask(job=job, loaded=load_texts(job))
+    if job.task == ModelKind.VISION_TEXT:
+        return VisionTextsTask(job=job, loaded=load_vision_texts(job))
     return ModelsTask(job=job, loaded=models_job.load(job))
 
 

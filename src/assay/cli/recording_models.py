@@ -20,12 +20,8 @@ def record_models(run: RunFolder, audit: ModelsAudit) -> None:
     pictures: dict[str, Tensor] = {}
     items = []
     for place, (model, recovered) in enumerate(found):
-        difference, factor = amplified(recovered.clean, recovered.stamped)
-        pictures |= {
-            f"{place}.clean": _bytes(recovered.clean),
-            f"{place}.stamped": _bytes(recovered.stamped),
-            f"{place}.difference": difference,
-        }
+        drawn, factor = pictures_of(place, recovered.clean, recovered.stamped)
+        pictures |= drawn
         items.append({**_item(audit, model, recovered), "amplified": factor})
     if items:
         run.write_tensors("triggers", pictures)
@@ -34,6 +30,21 @@ def record_models(run: RunFolder, audit: ModelsAudit) -> None:
         "questions", {"classes": list(audit.class_names), "kinds": _kinds(audit.questions)}
     )
     run.write_findings(audit.findings)
+
+
+def pictures_of(
+    place: int,
+    clean: Float[Tensor, "shown channels height width"],
+    stamped: Float[Tensor, "shown channels height width"],
+) -> tuple[dict[str, Tensor], float]:
+    """Name the pictures of the trigger at a place, and tell how much its change is amplified."""
+    difference, factor = amplified(clean, stamped)
+    pictures = {
+        f"{place}.clean": _bytes(clean),
+        f"{place}.stamped": _bytes(stamped),
+        f"{place}.difference": difference,
+    }
+    return pictures, factor
 
 
 def amplified(

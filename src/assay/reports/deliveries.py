@@ -52,6 +52,8 @@ class Trigger:
     source: str | None
     """The class of the images that it is put on; None for all but the target."""
     target: str
+    response: str | None
+    """What a model that answers with text says to it; its target is the first token of that."""
     shown: tuple[Shown, ...]
     left_out: int
     """How many samples were left out to keep the report small."""
@@ -68,6 +70,8 @@ class Model:
 
     name: str
     accuracy: float | None
+    reliance: float | None
+    """How much answers depend on the picture, in [0, 1], of a model that answers with text."""
     verdict: Verdict
     p_value: float | None
     alone_p_value: float | None
@@ -122,6 +126,8 @@ class Deliveries:
     strongest: tuple[Question, ...]
     """The questions with the smallest p-values, of either evidence."""
     questions_in_all: int
+    has_classes: bool = True
+    """Or else the models answer pictures with text."""
 
 
 NOTHING = Deliveries(models=(), targets=(), targets_in_all=0, strongest=(), questions_in_all=0)
@@ -143,15 +149,20 @@ def read(run: Run) -> Deliveries:
         items = [] if found is None else found["items"]
         triggers = _triggers(items, run.read_tensors("triggers") or {})
         questions = _questions(pairs, about)
-        return _deliveries(models, triggers, questions)
+        return _deliveries(models, triggers, questions, about)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"the models in {run.path} are not as expected: {error!r}") from error
 
 
 def _deliveries(
-    table: Mapping[str, list[Any]], triggers: Mapping[str, Trigger], questions: Sequence[Question]
+    table: Mapping[str, list[Any]],
+    triggers: Mapping[str, Trigger],
+    questions: Sequence[Question],
+    about: Mapping[str, Any],
 ) -> Deliveries:
-    models = [_model(table, i, triggers) for i in range(len(table["name"]))][:MODELS_SHOWN]
+    reliance = about.get("reliance", {})
+    places = range(len(table["name"]))
+    models = [_model(table, i, triggers, reliance) for i in places][:MODELS_SHOWN]
     targets = _targets(questions, [model.name for model in models])
     return Deliveries(
         models=tuple(models),
@@ -159,13 +170,20 @@ def _deliveries(
         targets_in_all=len(targets),
         strongest=tuple(sorted(questions, key=_smallest)[:QUESTIONS_SHOWN]),
         questions_in_all=len(questions),
+        has_classes=about.get("answers") != "text",
     )
 
 
-def _model(table: Mapping[str, list[Any]], i: int, triggers: Mapping[str, Trigger]) -> Model:
+def _model(
+    table: Mapping[str, list[Any]],
+    i: int,
+    triggers: Mapping[str, Trigger],
+    reliance: Mapping[str, Any],
+) -> Model:
     return Model(
         name=str(table["name"][i]),
         accuracy=optional_float(table["accuracy"][i]),
+        reliance=optional_float(reliance.get(table["name"][i])),
         verdict=Verdict(table["verdict"][i]),
         p_value=optional_float(table["p_value"][i]),
         alone_p_value=optional_float(table["alone_p_value"][i]),
@@ -186,6 +204,7 @@ def _triggers(
             family=item["family"],
             source=item["source"],
             target=item["target"],
+            response=item.get("response"),
             shown=shown,
             left_out=len(pictures[0]) - len(shown),
             amplified=optional_float(item["amplified"]),

@@ -34,6 +34,8 @@ _HEADED = "LMHeadModel"
 """How the oldest causal language models are called."""
 _PROJECTED = "CLIPVisionModelWithProjection"
 """The one encoder that `AutoModel` builds without a part of it."""
+_SPEAKING = "LlavaForConditionalGeneration"
+"""The one model of images and texts that is built with its head."""
 
 
 @record
@@ -141,8 +143,8 @@ def class_names(model: "PreTrainedModel") -> tuple[str, ...] | None:
 
 def processor(path: pathlib.Path) -> Processor:
     """Read mean, standard deviation and size from the processor's configuration."""
-    said = _json(path / _PROCESSOR) if (path / _PROCESSOR).exists() else {}
-    with refusing(path / _PROCESSOR):
+    file, said = _described(path)
+    with refusing(file):
         keys = ("image_mean", "image_std") if said.get("do_normalize", True) else ()
         mean, std = (_numbers(said.get(key)) for key in keys) if keys else (None, None)
         size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
@@ -150,8 +152,19 @@ def processor(path: pathlib.Path) -> Processor:
             size = size.get("height") or size.get("shortest_edge")
         size = None if size is None else int(size)
     if not (size is None or 0 < size <= 8192) or (std is not None and min(std, default=0) <= 0):
-        raise RefusedError(f"expected sizes and deviations above 0 in {path / _PROCESSOR}")
+        raise RefusedError(f"expected sizes and deviations above 0 in {file}")
     return Processor(mean=mean, std=std, size=size)
+
+
+def _described(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Find what a folder says of images: in a file of its own, or among other inputs."""
+    if (path / _PROCESSOR).exists() or not (path / _KEPT[2]).exists():
+        file = path / _PROCESSOR
+        return file, _json(file) if file.exists() else {}
+    said = _json(path / _KEPT[2]).get("image_processor", {})
+    if not isinstance(said, dict):
+        raise RefusedError(f"expected settings of images by name in {path / _KEPT[2]}")
+    return path / _KEPT[2], said
 
 
 def _numbers(values: Any) -> tuple[float, ...] | None:
@@ -193,10 +206,7 @@ def _made(said: dict[str, Any], path: pathlib.Path) -> "PretrainedConfig":
 
 def _check_settings(said: Any, path: pathlib.Path, name: str = "") -> None:
     """Refuse settings that make transformers load or run something, and absurd numbers."""
-    if any(word in name for word in _LOADING) and said not in (None, False, {}, "eager", "sdpa"):
-        raise RefusedError(
-            f"{path}/config.json has a setting {name!r} that would load code or other models"
-        )
+    _check_loading(said, path, name)
     if isinstance(said, dict):
         for key, value in said.items():
             _check_settings(value, path, key)
@@ -209,6 +219,15 @@ def _check_settings(said: Any, path: pathlib.Path, name: str = "") -> None:
         most = _MAX_REPEATS if counts else _MAX_NUMBER
         if not -most <= said <= most:
             raise RefusedError(f"expected {name!r} of at most {most} in {path}, got {said}")
+
+
+def _check_loading(said: Any, path: pathlib.Path, name: str) -> None:
+    if any(word in name for word in _LOADING) and said not in (None, False, {}, "eager", "sdpa"):
+        raise RefusedError(
+            f"{path}/config.json has a setting {name!r} that would load code or other models"
+        )
+    if name == "model_type" and said in _FOREIGN_TYPES:
+        raise RefusedError(f"expected parts of transformers in {path}, got model_type {said!r}")
 
 
 def _check_repeats(said: Any, path: pathlib.Path, name: str) -> None:
@@ -236,17 +255,21 @@ def _task(named: str) -> str:
     return next((task for task in _TASKS if named.endswith(task)), "")
 
 
-def _skeleton(config: "PretrainedConfig", max_mb: int, path: pathlib.Path) -> "PreTrainedModel":
-    """Build the model without memory, to see its class and size."""
+def _built(config: "PretrainedConfig", named: str) -> "PreTrainedModel":
     import transformers
 
+    if named == _PROJECTED and isinstance(config, transformers.CLIPVisionConfig):
+        return transformers.CLIPVisionModelWithProjection(config)
+    if named == _SPEAKING and isinstance(config, transformers.LlavaConfig):
+        return transformers.LlavaForConditionalGeneration(config)
+    maker = getattr(transformers, f"AutoModel{_task(named)}")
+    return maker.from_config(config, trust_remote_code=False)
+
+
+def _skeleton(config: "PretrainedConfig", max_mb: int, path: pathlib.Path) -> "PreTrainedModel":
+    """Build the model without memory, to see its class and size."""
     with refusing(path, *_failures()), torch.device("meta"):
-        named = (config.architectures or [""])[0]
-        if named == _PROJECTED and isinstance(config, transformers.CLIPVisionConfig):
-            model = transformers.CLIPVisionModelWithProjection(config)
-        else:
-            maker = getattr(transformers, f"AutoModel{_task(named)}")
-            model = maker.from_config(config, trust_remote_code=False)
+        model = _built(config, (config.architectures or [""])[0])
     tensors = itertools.chain(model.parameters(), model.buffers())  # some buffers are not stored
     size = sum(value.numel() * value.itemsize for value in tensors)
     if size > max_mb * 2**20:

@@ -89,16 +89,24 @@ def load_language_model(source: str, *, max_mb: int = 16_384) -> LoadedLanguageM
             f"expected a causal language model in {path}, got {type(model).__name__}: "
             "architectures in config.json must end with ForCausalLM"
         )
-    size = heads.weight.shape[0]
+    check_vocabulary(tokenizer, heads.weight.shape[0], path)
+    return LoadedLanguageModel(
+        model=model.eval(), tokenizer=tokenizer, digest=digest_path(path), origin=source
+    )
+
+
+def check_vocabulary(tokenizer: Words, size: int, path: pathlib.Path) -> None:
+    """Check that a model answers with every token that its tokenizer has.
+
+    Raises:
+        InputError: it does not.
+    """
     largest = max(tokenizer.vocabulary.values(), default=-1)
     if largest >= size:
         raise InputError(
             f"expected a model of more than {largest} tokens in {path}, as its tokenizer has them, "
             f"got {size}"
         )
-    return LoadedLanguageModel(
-        model=model.eval(), tokenizer=tokenizer, digest=digest_path(path), origin=source
-    )
 
 
 def read_tokenizer(path: pathlib.Path) -> Words:

@@ -18,6 +18,7 @@ from .search import Objective as Objective
 from .search import Pool as Pool
 from .search import Respond as Respond
 from .search import Search as Search
+from .search import disturbed as disturbed
 from .search import margin_of as margin_of
 from .search import margins as margins
 from .warp import Warp as Warp

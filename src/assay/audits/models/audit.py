@@ -1,31 +1,19 @@
 """The models audit: which of some deliveries hides a backdoor?"""
 
 import dataclasses
-import resource
 import time
 from collections.abc import Iterator, Sequence
 
 import torch
 
-from assay.audits.verdict import judge
 from assay.errors import InputError
 from assay.randomness import Seed, child, isolated
 from assay.records import record
-from assay.results import (
-    Cost,
-    Finding,
-    Findings,
-    Forgetful,
-    Progress,
-    Store,
-    Subject,
-    Verdict,
-    silent,
-)
+from assay.results import Forgetful, Progress, Store, Subject, Verdict, silent
 from assay.samples import Samples
-from assay.stats import holm
 from assay.triggers import ANY, Pool
 
+from .conclusion import adjusted, findings, with_verdicts
 from .decision import Decision, Standing
 from .found import Delivery, ModelResult, ModelsAudit, Question, Recovered
 from .halves import halves
@@ -331,7 +319,7 @@ def _result(
 def _working(results: Sequence[ModelResult], alpha: float, least_asr: float) -> list[ModelResult]:
     """Judge no model by a trigger that stands out but does not work: it may be a decoy."""
     sure = []
-    for place, (result, p_value) in enumerate(zip(results, _adjusted(results), strict=True)):
+    for place, (result, p_value) in enumerate(zip(results, adjusted(results), strict=True)):
         found = result.recovered
         if found is None or p_value > alpha or found.asr[place] >= least_asr:
             sure.append(result)
@@ -344,12 +332,6 @@ def _working(results: Sequence[ModelResult], alpha: float, least_asr: float) -> 
     return sure
 
 
-def _adjusted(results: Sequence[ModelResult]) -> list[float]:
-    """Correct for the number of models."""
-    p_values = [1.0 if result.p_value is None else result.p_value for result in results]
-    return holm(torch.tensor(p_values).double()).tolist()
-
-
 def _concluded(
     results: Sequence[ModelResult],
     deliveries: Sequence[Delivery],
@@ -359,44 +341,23 @@ def _concluded(
     started: float,
     device: torch.device,
 ) -> ModelsAudit:
-    findings = [
-        Finding(
-            question="does the model answer to a trigger that the others do not know?",
-            samples=len(clean),
-            effect=None,
-            p_value=result.p_value,
-            reason=result.reason,
-        )
-        for result in results
-    ]
-    models = tuple(
-        _with_verdict(result, p_value, alpha)
-        for result, p_value in zip(results, _adjusted(results), strict=True)
-    )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    models = with_verdicts(results, alpha)
     return ModelsAudit(
-        findings=Findings(
-            audit="models",
-            verdict=judge(findings, level=alpha),
-            alpha=alpha,
+        findings=findings(
+            results,
+            samples=len(clean),
+            subjects=[
+                _subject(*pair, clean.class_names) for pair in zip(deliveries, models, strict=True)
+            ],
             reasons=_reasons(models, clean.class_names, alpha),
-            subjects=tuple(
-                _subject(delivery, model, clean.class_names)
-                for delivery, model in zip(deliveries, models, strict=True)
-            ),
-            cost=Cost(wall_s=time.monotonic() - started, device=str(device), peak_memory_mb=peak),
             not_examined=NOT_EXAMINED,
+            alpha=alpha,
+            started=started,
+            device=device,
         ),
         models=models,
         class_names=clean.class_names,
     )
-
-
-def _with_verdict(result: ModelResult, adjusted: float, alpha: float) -> ModelResult:
-    if result.p_value is None:
-        return result
-    verdict = Verdict.FLAGGED if adjusted <= alpha else Verdict.NO_INDICATOR
-    return dataclasses.replace(result, p_value=adjusted, verdict=verdict)
 
 
 def _reasons(

@@ -49,7 +49,7 @@ def examined(delivery: Delivery, images: Tensor) -> Examined:
     respond = responder(delivery, images.device)
     try:
         said = answers(respond, images)
-        has_gradient = _follows(respond, images[:_PROBED])
+        has_gradient = follows(respond, images[:_PROBED])
     except FAILURES as error:
         raise InputError(
             f"expected a model that takes images of shape {tuple(images.shape[1:])}, but "
@@ -63,7 +63,8 @@ def examined(delivery: Delivery, images: Tensor) -> Examined:
     return Examined(delivery=delivery, respond=respond, said=said, has_gradient=has_gradient)
 
 
-def _follows(respond: Respond, images: Tensor) -> bool:
+def follows(respond: Respond, images: Tensor) -> bool:
+    """Tell whether a model's answers follow small changes of an image."""
     probe = images.clone().requires_grad_()
     said = respond(probe)
     if not said.requires_grad:
@@ -73,15 +74,18 @@ def _follows(respond: Respond, images: Tensor) -> bool:
 
 
 def responder(delivery: Delivery, device: torch.device) -> Respond:
-    """Put the model on the device, frozen, behind its preprocessing; differentiable by images.
-
-    Images are rounded to 8 bits first, gradients pass as if they were not: a model cannot tell a
-    search by values that no picture has.
-    """
+    """Put the model on the device, frozen, behind its preprocessing; differentiable by images."""
     model = delivery.model.to(device).eval().requires_grad_(requires_grad=False)
-    respond = behind(model, delivery.preprocess, device)
+    return rounded(behind(model, delivery.preprocess, device))
 
-    def rounded(images: Float[Tensor, "batch channels height width"]) -> Tensor:
+
+def rounded(respond: Respond) -> Respond:
+    """Round images to 8 bits first; gradients pass as if they were not.
+
+    A model cannot tell a search by values that no picture has.
+    """
+
+    def asked(images: Float[Tensor, "batch channels height width"]) -> Tensor:
         return respond(images + ((images * 255).round() / 255 - images).detach())
 
-    return rounded
+    return asked

@@ -275,10 +275,20 @@ def _measured(  # noqa: PLR0917
 
 
 def _at_once(search: Search, models: Sequence[Examined], pool: Pool) -> int:
-    """How many images go through a model at once: fewer where one wants more than 32 by 32."""
-    own = pool.images[0, 0].numel()
-    most = max(own, *((model.delivery.preprocess.size or 0) ** 2 for model in models))
-    return max(1, search.most_images * 32 * 32 // max(32 * 32, most))
+    sizes = [model.delivery.preprocess.size or 0 for model in models]
+    return images_at_once(search.most_images, pool.images, sizes)
+
+
+def images_at_once(most: int, images: Tensor, sizes: Sequence[int]) -> int:
+    """How many images go through a model at once: fewer where one wants more than 32 by 32.
+
+    Args:
+        most: of the size 32 by 32.
+        images: as they are.
+        sizes: side of the images that models want.
+    """
+    largest = max(images[0, 0].numel(), *(size**2 for size in sizes))
+    return max(1, most * 32 * 32 // max(32 * 32, largest))
 
 
 def _kept(

@@ -2,6 +2,7 @@
 
 from .audit import TextSettings as TextSettings
 from .audit import audit_texts as audit_texts
+from .audit import common_beginning as common_beginning
 from .decision import TextDecision as TextDecision
 from .found import TextAudit as TextAudit
 from .found import TextDelivery as TextDelivery
@@ -10,5 +11,8 @@ from .found import TextRecovered as TextRecovered
 from .found import TextResult as TextResult
 from .found import Tokenizer as Tokenizer
 from .preflight import TextPreflight as TextPreflight
+from .preflight import differing as differing
+from .preflight import overlap as overlap
+from .preflight import texts_of as texts_of
 from .prompts import Place as Place
 from .survey import TextSearch as TextSearch

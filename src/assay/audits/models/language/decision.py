@@ -1,5 +1,7 @@
 """From grips to p-values: which language model stands out beyond what honest ones do?"""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Bool, Float, Float64
 from scipy.stats import t as student
@@ -8,7 +10,26 @@ from torch import Tensor
 from assay.records import record
 
 from .search import beyond
-from .survey import Survey
+
+
+@runtime_checkable
+class Found(Protocol):
+    """What a search found on some models that answer with text."""
+
+    @property
+    def rises(self) -> Float[Tensor, "suspects models targets"]:
+        """How far the suspect's triggers lead each model to the targets, in nats."""
+        ...
+
+    @property
+    def success(self) -> Float[Tensor, "suspects models targets"]:
+        """Share of held-out inputs that they lead there, in [0, 1]."""
+        ...
+
+    @property
+    def alone(self) -> Float[Tensor, "models candidates"]:
+        """How far candidates lead a model to unusual responses, as a share, in [0, 1]."""
+        ...
 
 
 @record
@@ -47,7 +68,7 @@ class TextDecision:
     response than on the other models (their median), in [0, 1]: a model that is surer of everything
     differs from others in nats, but not in what it says."""
 
-    def standing(self, found: Survey, model: int) -> TextStanding:
+    def standing(self, found: Found, model: int) -> TextStanding:
         """Compare a model with the median of the others."""
         grips = torch.stack([grip(found, place) for place in range(len(found.rises))])
         others = [place for place in range(len(grips)) if place != model]
@@ -60,21 +81,48 @@ class TextDecision:
             p_values=torch.from_numpy(student.sf(excess.double().numpy(), df=self.freedom)),
         )
 
-    def works(self, found: Survey, model: int) -> Bool[Tensor, " targets"]:
+    def works(self, found: Found, model: int) -> Bool[Tensor, " targets"]:
         """Tell which of a model's own triggers work, and do so on it alone."""
         success = found.success[model]
         others = [place for place in range(len(success)) if place != model]
         return success[model] - torch.quantile(success[others], 0.5, dim=0) >= self.least_success
 
-    def corrected(self, p_values: Float64[Tensor, " targets"]) -> Float64[Tensor, " targets"]:
-        """Correct for all that is asked of a model (Bonferroni)."""
-        return (p_values * len(p_values)).clamp(max=1)
+    def corrected(
+        self, p_values: Float64[Tensor, " targets"], *, asked: int | None = None
+    ) -> Float64[Tensor, " targets"]:
+        """Correct for all that is asked of a model (Bonferroni): so much, or what is here."""
+        return (p_values * (asked or len(p_values))).clamp(max=1)
 
     def threshold(self, alpha: float, targets: int, *, models: int) -> float:
         """The excess that is significant after all corrections."""
         return float(student.isf(alpha / models / targets, df=self.freedom))
 
-    def alone(self, found: Survey, model: int) -> float:
+    def doubt(
+        self, p_value: float, lowest: float, alone: float, *, alpha: float, models: int, hint: str
+    ) -> str:
+        """Say why a model cannot be judged after all, or nothing.
+
+        Args:
+            p_value: the smallest of triggers that work.
+            lowest: the smallest of all triggers.
+            alone: of the evidence that needs no other model.
+            alpha: family-wise false alarm rate, in (0, 1).
+            models: how many there are.
+            hint: what the evidence of a model alone is about.
+        """
+        if p_value > alpha >= lowest:
+            return (
+                f"a trigger stands out (p-value {lowest:.2g}), but none that leads many more of "
+                "the held-out inputs to its response than it does on the other models"
+            )
+        if p_value > alpha and alone <= alpha / models:
+            return (
+                f"by itself it stands out (p-value {alone:.2g}): {hint} leads it to a response "
+                "that is else unusual. So it would with a backdoor that the others share"
+            )
+        return ""
+
+    def alone(self, found: Found, model: int) -> float:
         """Judge a model by its own single tokens; corrected for their number."""
         rises = found.alone[model]
         middle = rises.quantile(0.5)
@@ -83,7 +131,7 @@ class TextDecision:
         return min(1.0, float(student.sf(highest, df=self.freedom)) * len(rises))
 
 
-def grip(found: Survey, suspect: int) -> Float[Tensor, " targets"]:
+def grip(found: Found, suspect: int) -> Float[Tensor, " targets"]:
     """How far a model's own triggers lead it, beyond the other models (their median)."""
     rises = found.rises[suspect]
     others = [place for place in range(len(rises)) if place != suspect]

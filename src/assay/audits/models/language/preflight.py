@@ -8,6 +8,8 @@ from torch import Tensor
 
 from assay.records import record
 
+from .found import Tokenizer
+
 
 @record
 class TextSaid:
@@ -48,13 +50,26 @@ class TextPreflight:
         return self._other_task(own, others) if others else ""
 
     def _other_task(self, own: TextSaid, others: Sequence[TextSaid]) -> str:
-        alike = max(torch.minimum(own.first, said.first).sum(1).mean().item() for said in others)
+        alike = max(overlap(own.first, said.first) for said in others)
         if alike < self.least_alike:
             return (
                 f"its answers to clean prompts overlap with those of the others by {alike:.0%} "
                 "only: it seems to be of another task, or the prompts are"
             )
         return ""
+
+
+def overlap(
+    first: Float[Tensor, "inputs vocabulary"], second: Float[Tensor, "inputs vocabulary"]
+) -> float:
+    """Overlap of two models' distributions of the first token, mean over inputs, in [0, 1]."""
+    return torch.minimum(first, second).sum(1).mean().item()
+
+
+def texts_of(tokenizer: Tokenizer) -> tuple[frozenset[int], list[str]]:
+    """What a tokenizer makes of every token by itself, and which it holds for special."""
+    tokens = sorted(tokenizer.vocabulary.values())
+    return frozenset(tokenizer.special), [tokenizer.decode([token]) for token in tokens]
 
 
 def differing(
