@@ -1,0 +1,1 @@
+"""CLIP inspection: does a prompt-tuned CLIP hide a backdoor?"""
