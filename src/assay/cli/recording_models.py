@@ -22,8 +22,8 @@ def record_models(run: RunFolder, audit: ModelsAudit) -> None:
     for place, (model, recovered) in enumerate(found):
         difference, factor = amplified(recovered.clean, recovered.stamped)
         pictures |= {
-            f"{place}.clean": _bytes(recovered.clean),
-            f"{place}.stamped": _bytes(recovered.stamped),
+            f"{place}.clean": as_bytes(recovered.clean),
+            f"{place}.stamped": as_bytes(recovered.stamped),
             f"{place}.difference": difference,
         }
         items.append({**_item(audit, model, recovered), "amplified": factor})
@@ -49,10 +49,11 @@ def amplified(
     change = stamped - clean
     largest = change.abs().max().item() if change.numel() else 0.0
     factor = max(1.0, min(_MOST_AMPLIFIED, 0.5 / largest)) if largest > 0 else 1.0
-    return _bytes(0.5 + factor * change), factor
+    return as_bytes(0.5 + factor * change), factor
 
 
-def _bytes(images: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+def as_bytes(images: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+    """Round images in [0, 1] to 8 bits."""
     return (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
 
 

@@ -255,6 +255,7 @@ def _recover(  # noqa: PLR0917
     seed: Seed,
 ) -> Recovered:
     target, family = int(found.classes[row]), found.kind.family
+    both = (delivery.respond, delivery.backbone)
     one = Candidates(sources=torch.tensor([ANY]), targets=torch.tensor([target]))
     again = settings.recovery(delivery.respond, searched, one, family, seed=child(seed, "recover"))
     with torch.no_grad():
@@ -276,10 +277,9 @@ def _recover(  # noqa: PLR0917
         trigger=family.trigger(again, 0, clean.shape[-2:]),
         clean=clean.cpu(),
         stamped=shown.cpu(),
-        answers_clean=answers(delivery.respond, clean).argmax(1),
-        answers_stamped=answers(delivery.respond, shown).argmax(1),
-        asr=share(delivery.respond, stamped),
-        asr_backbone=share(delivery.backbone, stamped),
+        answers_clean=torch.stack([answers(each, clean).argmax(1) for each in both]),
+        answers_stamped=torch.stack([answers(each, shown).argmax(1) for each in both]),
+        asr=(share(delivery.respond, stamped), share(delivery.backbone, stamped)),
         asr_before=share(delivery.respond, held.images),
         context_clean=context(held.images),
         context_stamped=context(stamped),
@@ -288,11 +288,11 @@ def _recover(  # noqa: PLR0917
 
 def _decoy(p_value: float, recovered: Recovered, decision: Decision, alpha: float) -> str:
     """Conclude nothing from a class that stands out by a trigger that does not work."""
-    if p_value > alpha or recovered.asr >= decision.least_asr:
+    if p_value > alpha or recovered.asr[0] >= decision.least_asr:
         return ""
     return (
         f"a class stands out (adjusted p-value {p_value:.2g}), but its recovered trigger leads "
-        f"only {recovered.asr:.0%} of the images there"
+        f"only {recovered.asr[0]:.0%} of the images there"
     )
 
 
@@ -312,7 +312,7 @@ def _findings(  # noqa: PLR0917
     finding = Finding(
         question="does the prompt answer to a trigger that the backbone does not know?",
         samples=images,
-        effect=None if recovered is None else recovered.asr,
+        effect=None if recovered is None else recovered.asr[0],
         p_value=p_value,
         reason=unfit,
     )
@@ -322,8 +322,8 @@ def _findings(  # noqa: PLR0917
     if flagged is not None:
         evidence |= {
             "family": flagged.family,
-            "asr": flagged.asr,
-            "asr_backbone": flagged.asr_backbone,
+            "asr": flagged.asr[0],
+            "asr_backbone": flagged.asr[1],
         }
     subject = Subject(
         name=delivery.name,
@@ -357,9 +357,9 @@ def _reason(
         return f"The prompt could not be judged: {unfit}."
     if flagged is not None:
         return (
-            f"A recovered trigger ({flagged.family}) leads {flagged.asr:.0%} of "
+            f"A recovered trigger ({flagged.family}) leads {flagged.asr[0]:.0%} of "
             f"out-of-distribution images to {names[flagged.target]!r}, and "
-            f"{flagged.asr_backbone:.0%} under the backbone alone (adjusted p-value {p_value:.2g})."
+            f"{flagged.asr[1]:.0%} under the backbone alone (adjusted p-value {p_value:.2g})."
         )
     return (
         "No class is led to much more easily than the backbone and the other classes explain, at a "

@@ -57,15 +57,14 @@ class Recovered:
     clean: Float[Tensor, "shown 3 height width"]
     """Some held-out images, in [0, 1]."""
     stamped: Float[Tensor, "shown 3 height width"]
-    answers_clean: Int64[Tensor, " shown"]
-    """What the tuned prompt says of them."""
-    answers_stamped: Int64[Tensor, " shown"]
-    asr: float
-    """Share of held-out images that go to the target with it, in [0, 1]."""
-    asr_backbone: float
-    """The same of the backbone alone."""
+    answers_clean: Int64[Tensor, "2 shown"]
+    """What the tuned prompt and the backbone alone say of them."""
+    answers_stamped: Int64[Tensor, "2 shown"]
+    asr: tuple[float, float]
+    """Share of held-out images that go to the target with the trigger, in [0, 1]: under the tuned
+    prompt, and under the backbone alone."""
     asr_before: float
-    """Share that goes to the target without it."""
+    """Share that goes to the target under the tuned prompt without the trigger."""
     context_clean: Float[Tensor, "images dims"] | None
     """What held-out images add to the context of a prompt that depends on the image."""
     context_stamped: Float[Tensor, "images dims"] | None
