@@ -19,6 +19,9 @@ EXPECTED = {
     | ENDING
     | {"models", "clean", "task", "repair", "alpha", "dry_run", "memory_mb"}
     | {"mean", "std", "size"},
+    "prompts": COMMON
+    | ENDING
+    | {"backbone", "prompt", "classes", "ood", "clean", "repair", "alpha", "dry_run", "memory_mb"},
     "report": {"run", "form", "out"},
     "doctor": {"device", "out", "json"},
     "runs list": {"root", "json"},

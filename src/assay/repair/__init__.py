@@ -8,9 +8,10 @@ from .prove import Trigger as Trigger
 from .prove import fresh_network as fresh_network
 from .prove import held_out as held_out
 from .prove import prove as prove
-from .realign import Realigned as Realigned
-from .realign import Realignment as Realignment
-from .realign import realign as realign
+from .retune import Retuned as Retuned
+from .retune import Retuning as Retuning
+from .retune import filled as filled
+from .retune import retune as retune
 from .unlearn import Measured as Measured
 from .unlearn import Planted as Planted
 from .unlearn import Repaired as Repaired

@@ -10,6 +10,8 @@ from .found import Recovered as Recovered
 from .pools import Source as Source
 from .pools import made as made
 from .preflight import Preflight as Preflight
+from .published import Inspected as Inspected
+from .published import PublishedInspection as PublishedInspection
 from .survey import KINDS as KINDS
 from .survey import Elimination as Elimination
 from .survey import Kind as Kind

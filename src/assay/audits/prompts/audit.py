@@ -109,8 +109,9 @@ def audit_prompts(
         raise InputError(f"expected alpha in (0, 1), got {alpha}")
     searched, held = _halves(pool, settings.most_images, child(seed, "pools"), device)
     images = torch.cat([searched.images, held.images])
+    quick = delivery.quick or delivery.respond
     tuned, backbone = (
-        _examined(respond, images, class_names) for respond in (delivery.respond, delivery.backbone)
+        _examined(respond, images, class_names) for respond in (quick, delivery.backbone)
     )
     unfit, right = _unfit(delivery, tuned, backbone, images, pool, clean, settings, device)
     questions: tuple[Question, ...] = ()
@@ -257,12 +258,17 @@ def _recover(  # noqa: PLR0917
     target, family = int(found.classes[row]), found.kind.family
     both = (delivery.respond, delivery.backbone)
     one = Candidates(sources=torch.tensor([ANY]), targets=torch.tensor([target]))
-    again = settings.recovery(delivery.respond, searched, one, family, seed=child(seed, "recover"))
-    with torch.no_grad():
-        stamped = torch.cat([family.stamp(again, some[None])[0] for some in held.images.split(64)])
 
     def share(respond: Respond, images: Tensor) -> float:
         return (answers(respond, images, batch=64).argmax(1) == target).double().mean().item()
+
+    for respond in filter(None, (delivery.quick, delivery.respond)):
+        again = settings.recovery(respond, searched, one, family, seed=child(seed, "recover"))
+        with torch.no_grad():
+            stamped = torch.cat([family.stamp(again, s[None])[0] for s in held.images.split(64)])
+        asr = share(delivery.respond, stamped)
+        if asr >= settings.decision.least_asr:
+            break  # else what works on the approximation alone is searched without it
 
     def context(images: Tensor) -> Tensor | None:
         if delivery.context is None:
@@ -279,7 +285,7 @@ def _recover(  # noqa: PLR0917
         stamped=shown.cpu(),
         answers_clean=torch.stack([answers(each, clean).argmax(1) for each in both]),
         answers_stamped=torch.stack([answers(each, shown).argmax(1) for each in both]),
-        asr=(share(delivery.respond, stamped), share(delivery.backbone, stamped)),
+        asr=(asr, share(delivery.backbone, stamped)),
         asr_before=share(delivery.respond, held.images),
         context_clean=context(held.images),
         context_stamped=context(stamped),

@@ -21,6 +21,9 @@ class PromptDelivery:
     """The same of the backbone alone, with a prompt written by hand."""
     digest: Mapping[str, str]
     """Hash of the prompt that was delivered, by algorithm."""
+    quick: Respond | None = None
+    """An approximation of `respond` that is cheaper to search; what is found is measured on
+    `respond`."""
     context: Callable[[Tensor], Float[Tensor, "images dims"]] | None = None
     """Of a prompt that depends on the image (CoCoOp): what the image adds to its context."""
 

@@ -1,4 +1,4 @@
-"""Re-alignment: tune a prompt until the recovered trigger means nothing to it."""
+"""Re-alignment of a prompt: tune it until the recovered trigger means nothing to it."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ Stamp = Callable[[Tensor], Tensor]
 
 
 @record
-class Realignment:
+class Retuning:
     """Tune the prompt on clean samples, half of which carry the recovered trigger.
 
     All keep their true labels. Only the prompt learner moves; the encoders stay frozen.
@@ -97,7 +97,7 @@ class Realignment:
 
 
 @record
-class Realigned:
+class Retuned:
     """A repaired prompt, with the proof."""
 
     values: Mapping[str, Tensor]
@@ -113,16 +113,16 @@ class Realigned:
         return all(bool(value.isfinite().all()) for value in self.values.values())
 
 
-def realign(
+def retune(
     model: nn.Module,
     planted: Planted,
     *,
     searched: Pool,
     held: Pool,
-    method: Realignment = Realignment(),  # noqa: B008  frozen
+    method: Retuning = Retuning(),  # noqa: B008  frozen
     seed: Seed,
     progress: Progress = silent,
-) -> Realigned:
+) -> Retuned:
     """Tune the prompt on some clean samples, and measure it before and after on others.
 
     Args:
@@ -146,7 +146,7 @@ def realign(
     values = method(model, planted.stamp, searched, seed=seed, progress=progress)
     with filled(model, values):
         after = measured("after", model, planted, held)
-    return Realigned(values=values, rows=(before, after), unseen=len(held.labels))
+    return Retuned(values=values, rows=(before, after), unseen=len(held.labels))
 
 
 def measured(name: str, respond: Respond, planted: Planted, held: Pool) -> Measured:
