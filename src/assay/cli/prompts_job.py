@@ -8,9 +8,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from assay.audits.prompts import PromptDelivery, PromptsSettings, Source, made
+from assay.audits.prompts import PromptDelivery, PromptsSettings, Source, deliver, made
 from assay.errors import InputError, UsageError
-from assay.prompting import CoCoOp, Prompted, ZeroShot, linearised
+from assay.prompting import Prompted
 from assay.randomness import Seed, child
 from assay.records import record
 from assay.samples import Rows, Samples
@@ -22,8 +22,6 @@ from assay.storage.runs import Input
 
 from .models_job import order_of
 from .task import settings_of
-
-_FOR_LINES = 256  # images of the pool that the linearised prompt is fitted on
 
 
 @record
@@ -91,19 +89,12 @@ def load_prompt(job: PromptsJob) -> Read:
 
 
 def delivery_of(job: PromptsJob, read: Read) -> PromptDelivery:
-    """Lay out what the audit asks: the prompt, and the backbone without it."""
-    prompted = read.prompted
-    device = torch.device(job.device)
-    backbone = Prompted(prompted.backbone, ZeroShot(), read.class_names).eval()
-    depends = isinstance(prompted.learner, CoCoOp)
-    some = read.pool[:_FOR_LINES].to(device).float() / 255
-    return PromptDelivery(
+    """Lay out what the audit asks."""
+    return deliver(
+        read.prompted,
+        read.pool.to(torch.device(job.device)).float() / 255,
         name=pathlib.PurePath(job.prompt).name,
-        respond=prompted,
-        backbone=backbone,
         digest={"sha256": read.loaded.prompt_digest},
-        quick=linearised(prompted, some) if depends else None,
-        context=prompted.context_shift if depends else None,
     )
 
 

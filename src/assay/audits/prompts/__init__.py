@@ -3,6 +3,7 @@
 from .audit import PromptsSettings as PromptsSettings
 from .audit import audit_prompts as audit_prompts
 from .decision import Decision as Decision
+from .deliver import deliver as deliver
 from .found import PromptDelivery as PromptDelivery
 from .found import PromptsAudit as PromptsAudit
 from .found import Question as Question

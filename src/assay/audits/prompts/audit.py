@@ -30,7 +30,8 @@ from assay.triggers import ANY, Candidates, Objective, Pool, Respond, Search
 from .decision import Decision, smallest
 from .found import PromptDelivery, PromptsAudit, Question, Recovered
 from .preflight import Preflight, follows, shared_images
-from .survey import KINDS, Elimination, Examined, Kind, Survey, pool_of, survey
+from .screen import Classifier
+from .survey import KINDS, Elimination, Examined, Kind, Survey, chosen, pool_of, survey
 
 _SHOWN = 8
 _PROBED = 8
@@ -154,7 +155,7 @@ def _halves(
 
 
 def _examined(
-    respond: Respond, images: Tensor, names: Sequence[str]
+    respond: Classifier, images: Tensor, names: Sequence[str]
 ) -> tuple[Examined, Float[Tensor, "images classes"]]:
     said = answers(respond, images, batch=64)
     if said.shape != (len(images), len(names)):
@@ -207,17 +208,18 @@ def _surveys(  # noqa: PLR0917
     progress: Progress,
     store: Store,
 ) -> list[Survey]:
+    rows = chosen(
+        (tuned, backbone), searched, classes, rule=settings.elimination, seed=child(seed, "chosen")
+    )
     found: list[Survey] = []
     for kind in settings.kinds:
         found.append(
             survey(
-                kind, (tuned, backbone), searched, held, classes,
-                elimination=settings.elimination,
-                seed=child(seed, "survey"),
-                store=store,
-                done=lambda: progress("search", len(found) + 1, len(settings.kinds)),
+                kind, (tuned, backbone), searched, held, rows,
+                asked=classes, seed=child(seed, "survey"), store=store,
             )
         )  # fmt: skip
+        progress("search", len(found), len(settings.kinds))
     return found
 
 

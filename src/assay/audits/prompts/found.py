@@ -7,7 +7,9 @@ from torch import Tensor
 
 from assay.records import record
 from assay.results import Findings, Verdict
-from assay.triggers import Respond, Trigger
+from assay.triggers import Trigger
+
+from .screen import Classifier
 
 
 @record
@@ -15,13 +17,13 @@ class PromptDelivery:
     """A CLIP whose prompt somebody else tuned."""
 
     name: str
-    respond: Respond
-    """Logits of the classes, of images in [0, 1] at the backbone's size."""
-    backbone: Respond
-    """The same of the backbone alone, with a prompt written by hand."""
+    respond: Classifier
+    """Takes images in [0, 1] at the backbone's size."""
+    backbone: Classifier
+    """The backbone alone, with a prompt written by hand."""
     digest: Mapping[str, str]
     """Hash of the prompt that was delivered, by algorithm."""
-    quick: Respond | None = None
+    quick: Classifier | None = None
     """An approximation of `respond` that is cheaper to search; what is found is measured on
     `respond`."""
     context: Callable[[Tensor], Float[Tensor, "images dims"]] | None = None

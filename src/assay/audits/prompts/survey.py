@@ -1,8 +1,5 @@
 """Search a trigger for every class, on the tuned prompt and on the backbone without it."""
 
-import dataclasses
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -19,14 +16,16 @@ from assay.triggers import (
     Parameters,
     Patches,
     Pool,
-    Respond,
     Search,
     Signals,
     Warps,
     margins,
 )
 
+from .screen import Classifier, first_order_margins
+
 _CPU = torch.device("cpu")
+_MEASURED = 96  # held-out images that a trigger is measured on in the survey
 _NOWHERE = -1  # a label that no class has: out-of-distribution images belong to none
 
 
@@ -43,13 +42,13 @@ class Kind:
     """Share of the error budget; those of all kinds add up to 1."""
 
 
-_FULL = Search(steps=24, batch=16, noise=0.0, objective=Objective.MARGIN)
+_SHORT = Search(steps=8, batch=8, noise=0.0, objective=Objective.MARGIN)
 
 KINDS = (
-    Kind(family=Bounded(bound=4 / 255), search=_FULL, usual=0.5, weight=0.4),
-    Kind(family=Signals(strength=0.05, knots=12), search=_FULL, usual=0.5, weight=0.2),
-    Kind(family=Patches(area=0.012), search=_FULL, usual=0.5, weight=0.2),
-    Kind(family=Warps(strength=0.06), search=_FULL, usual=0.5, weight=0.2),
+    Kind(family=Bounded(bound=4 / 255), search=_SHORT, usual=0.5, weight=0.4),
+    Kind(family=Signals(strength=0.05, knots=12), search=_SHORT, usual=0.5, weight=0.2),
+    Kind(family=Patches(area=0.012), search=_SHORT, usual=0.5, weight=0.2),
+    Kind(family=Warps(strength=0.06), search=_SHORT, usual=0.5, weight=0.2),
 )
 
 
@@ -57,30 +56,26 @@ KINDS = (
 class Examined:
     """A prompted CLIP that is ready to be asked."""
 
-    respond: Respond
+    respond: Classifier
     scale: float
     """Mean margin between its two highest logits on clean images: the unit of its margins."""
 
 
 @record
 class Elimination:
-    """A short search for all classes, which decides for which ones it goes on."""
+    """A first guess at all classes, which decides for which ones a trigger is searched."""
 
-    most: int = 20
-    """Up to so many classes are all searched to the end."""
-    steps: int = 4
-    batch: int = 8
-    most_images: int = 32
-    """That a class is measured on after the short search."""
-    kept: int = 6
+    most: int = 24
+    """Up to so many classes are all searched."""
+    images: int = 16
+    """That the guess rests on."""
+    bound: float = 4 / 255
+    """Of the noise that the guess is about, for all kinds."""
+    kept: int = 8
     """Classes with the largest margins beyond the backbone's, and half as many with the largest of
     all."""
-    controls: int = 8
+    controls: int = 12
     """Drawn at random from all: they show the noise that the kept ones are compared with."""
-
-    def short(self, search: Search) -> Search:
-        """Shorten the search of a kind."""
-        return dataclasses.replace(search, steps=self.steps, batch=self.batch)
 
 
 @record
@@ -110,58 +105,75 @@ def pool_of(images: Float[Tensor, "images 3 height width"]) -> Pool:
     return Pool(images=images, labels=labels)
 
 
+def chosen(
+    models: tuple[Examined, Examined],
+    searched: Pool,
+    classes: int,
+    *,
+    rule: Elimination,
+    seed: Seed,
+) -> tuple[Int64[Tensor, " chosen"], Bool[Tensor, " chosen"]]:
+    """Choose the classes that are searched; tells which of them show the noise.
+
+    Args:
+        models: the CLIP with the prompt that was delivered, and with one written by hand.
+        searched: out-of-distribution images.
+        classes: of the task.
+        rule: how they are chosen.
+        seed: decides the controls.
+    """
+    if classes <= rule.most:
+        return torch.arange(classes), torch.ones(classes, dtype=torch.bool)
+    tuned, backbone = (
+        first_order_margins(
+            model.respond, searched.images[: rule.images], classes=classes, bound=rule.bound
+        )
+        / model.scale
+        for model in models
+    )
+    best = (tuned - backbone).topk(min(rule.kept, classes)).indices
+    alone = tuned.topk(min(rule.kept // 2, classes)).indices
+    drawn = torch.randperm(classes, generator=generator(seed, _CPU))[: rule.controls]
+    rows = torch.cat([best, alone, drawn]).unique()
+    return rows, torch.isin(rows, drawn)
+
+
 def survey(
     kind: Kind,
     models: tuple[Examined, Examined],
     searched: Pool,
     held: Pool,
-    classes: int,
+    rows: tuple[Int64[Tensor, " candidates"], Bool[Tensor, " candidates"]],
     *,
-    elimination: Elimination,
+    asked: int,
     seed: Seed,
     store: Store,
-    done: Callable[[], None],
 ) -> Survey:
-    """Search one kind for all classes, on both models with the same effort.
+    """Search one kind on both models with the same effort.
 
     Args:
         kind: what to search.
-        models: the CLIP with the prompt that was delivered, and with one written by hand.
+        models: as of `chosen`.
         searched: out-of-distribution images to search on.
         held: others to measure on.
-        classes: of the task.
-        elimination: what to do with many classes.
-        seed: decides batches, starts and controls.
+        rows: the classes, and which of them show the noise.
+        asked: how many classes they were chosen from.
+        seed: decides batches and starts.
         store: what to resume from.
-        done: called after each model.
     """
-    rows, typical = torch.arange(classes), torch.ones(classes, dtype=torch.bool)
-
-    def measured(name: str, search: Search, rows: Tensor, most: int) -> list[_Searched]:
-        return [
-            _searched(
-                kind, search, model, searched, held, rows, most, seed, store,
-                f"{name}-{place}-{_slug(kind)}",
-            )
-            for place, model in zip(("tuned", "backbone"), models, strict=True)
-        ]  # fmt: skip
-
-    if classes > elimination.most:
-        quick = measured("short", elimination.short(kind.search), rows, elimination.most_images)
-        rows, typical = _kept(
-            quick[0].margins, quick[1].margins, elimination, child(seed, "controls")
-        )
-    full = measured("full", kind.search, rows, 256)
-    done()
+    tuned, backbone = (
+        _searched(kind, model, searched, held, rows[0], seed, store, f"{_slug(kind)}-{place}")
+        for place, model in zip(("tuned", "backbone"), models, strict=True)
+    )
     return Survey(
         kind=kind,
-        asked=classes,
-        classes=rows,
-        margins=full[0].margins,
-        reference=full[1].margins,
-        asr=full[0].asr,
-        typical=typical,
-        parameters=full[0].parameters,
+        asked=asked,
+        classes=rows[0],
+        margins=tuned.margins,
+        reference=backbone.margins,
+        asr=tuned.asr,
+        typical=rows[1],
+        parameters=tuned.parameters,
     )
 
 
@@ -174,12 +186,10 @@ class _Searched:
 
 def _searched(  # noqa: PLR0917
     kind: Kind,
-    search: Search,
     model: Examined,
     searched: Pool,
     held: Pool,
     rows: Int64[Tensor, " candidates"],
-    most: int,
     seed: Seed,
     store: Store,
     name: str,
@@ -189,10 +199,10 @@ def _searched(  # noqa: PLR0917
         asked = Candidates(sources=torch.full_like(rows, ANY), targets=rows)
         # both models get the same batches and starts, so that they differ in nothing else
         own = child(seed, _slug(kind))
-        found = search(model.respond, searched, asked, kind.family, seed=own)
+        found = kind.search(model.respond, searched, asked, kind.family, seed=own)
         margin, asr = margins(
             model.respond, held, asked, kind.family, found,
-            noise=search.noise, seed=own, most=most,
+            noise=kind.search.noise, seed=own, most=_MEASURED,
         )  # fmt: skip
         kept = {"margins": margin / model.scale, "asr": asr}
         kept |= {f"parameter-{key}": value.cpu() for key, value in found.items()}
@@ -208,17 +218,3 @@ def _searched(  # noqa: PLR0917
 
 def _slug(kind: Kind) -> str:
     return "".join(c if c.isalnum() else "-" for c in kind.family.name)
-
-
-def _kept(
-    tuned: Float[Tensor, " classes"],
-    backbone: Float[Tensor, " classes"],
-    rule: Elimination,
-    seed: Seed,
-) -> tuple[Int64[Tensor, " kept"], Bool[Tensor, " kept"]]:
-    """Choose classes; tells which of them are controls."""
-    best = (tuned - backbone).topk(min(rule.kept, len(tuned))).indices
-    alone = tuned.topk(min(rule.kept // 2, len(tuned))).indices
-    drawn = torch.randperm(len(tuned), generator=generator(seed, _CPU))[: rule.controls]
-    rows = torch.cat([best, alone, drawn]).unique()
-    return rows, torch.isin(rows, drawn)
