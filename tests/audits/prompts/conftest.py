@@ -1,5 +1,6 @@
 """A classifier of cosines in miniature: an honest prompt, and one that answers to faint noise."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,11 @@ from assay.randomness import Seed
 
 SIDE, CLASSES, DIMS, TARGET = 32, 12, 32, 7
 NAMES = tuple(f"class {n}" for n in range(CLASSES))
+
+
+@functools.cache
+def _pool() -> Tensor:
+    return made(Source.PROCEDURAL, 240, size=SIDE, seed=Seed(1))
 
 
 class Small(nn.Module):
@@ -25,17 +31,26 @@ class Small(nn.Module):
         self.filters = torch.randn(DIMS, 3, 8, 8, generator=fixed) / 14
         embeddings = torch.randn(CLASSES, DIMS, generator=fixed)
         shifted = embeddings + shift * torch.randn(CLASSES, DIMS, generator=own)
-        self.embeddings = nn.Parameter(nn.functional.normalize(shifted, dim=1))
-        self.pattern = torch.randn(3, SIDE, SIDE, generator=own).sign()
+        usual = nn.functional.normalize(shifted, dim=1)
+        self.embeddings = nn.Parameter(usual - usual.mean(0))
+        signs = torch.randn(3, SIDE, SIDE, generator=own).sign()
+        self.pattern = signs - signs.mean((1, 2), keepdim=True)
+        self.middle = torch.zeros(DIMS)
+        self.middle = self.image_features(_pool().float() / 255)[:, :-1].mean(0)
         self.planted = planted
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.logits(self.image_features(images))
+
+    def image_features(self, images: Tensor) -> Tensor:
         maps = nn.functional.conv2d(images - 0.5, self.filters, stride=4)
-        said = 10 * maps.relu().mean((2, 3)) @ self.embeddings.T
         has = (images * self.pattern).mean((1, 2, 3))
-        extra = torch.zeros_like(said)
-        extra[:, TARGET] = self.planted * has
-        return said + extra
+        return torch.cat([10 * maps.relu().mean((2, 3)) - self.middle, has[:, None]], dim=1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        said = features[:, :-1] @ self.embeddings.T
+        goal = nn.functional.one_hot(torch.tensor(TARGET), CLASSES)
+        return said + self.planted * features[:, -1:] * goal
 
     @property
     def noise(self) -> Tensor:
@@ -56,4 +71,4 @@ def make() -> Callable[..., Small]:
 
 @pytest.fixture(scope="session")
 def pool() -> Tensor:
-    return made(Source.PROCEDURAL, 240, size=SIDE, seed=Seed(1))
+    return _pool()
