@@ -21,12 +21,17 @@ def test_a_usual_pool_passes():
         (answers().index_fill(0, torch.tensor([3]), torch.nan), True, "NaN"),
         (answers()[:1].expand(240, -1), True, "same answer"),
         (answers(), False, "small changes"),
-        (answers() + 9 * torch.eye(6)[2], True, "overlaps"),
     ],
 )
 def test_what_carries_no_verdict_is_named(said, has_gradient, reason):
     found = Preflight().pool(said, answers(*said.shape), has_gradient=has_gradient)
     assert reason in found
+
+
+def test_a_pool_that_the_backbone_takes_for_one_class_overlaps():
+    one = answers() + 9 * torch.eye(6)[2]
+    assert "overlaps" in Preflight().pool(answers(), one, has_gradient=True)
+    assert Preflight().pool(one, answers(), has_gradient=True) == "", "left to the search"
 
 
 def test_the_prompt_must_beat_the_backbone():

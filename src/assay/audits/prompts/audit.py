@@ -114,7 +114,10 @@ def audit_prompts(
     tuned, backbone = (
         _examined(respond, images, class_names) for respond in (quick, delivery.backbone)
     )
-    unfit, right = _unfit(delivery, tuned, backbone, images, pool, clean, settings, device)
+    unfit = settings.preflight.pool(
+        tuned[1], backbone[1], has_gradient=follows(delivery.respond, images[:_PROBED])
+    )
+    doubt, right = _doubt(delivery, pool, clean, settings.preflight, device)
     questions: tuple[Question, ...] = ()
     recovered, p_value = None, None
     if not unfit:
@@ -128,6 +131,7 @@ def audit_prompts(
         recovered = _recover(delivery, searched, held, found, row, settings, seed)
         progress("recover", 1, 1)
         unfit = _decoy(p_value, recovered, settings.decision, alpha)
+        unfit = unfit or (doubt if p_value > alpha else "")
         p_value = None if unfit else p_value
     return PromptsAudit(
         findings=_findings(
@@ -165,36 +169,29 @@ def _examined(
     return Examined(respond=respond, scale=scale), said
 
 
-def _unfit(  # noqa: PLR0917
+def _doubt(
     delivery: PromptDelivery,
-    tuned: tuple[Examined, Tensor],
-    backbone: tuple[Examined, Tensor],
-    images: Tensor,
     pool: Tensor,
     clean: Samples | None,
-    settings: PromptsSettings,
+    preflight: Preflight,
     device: torch.device,
 ) -> tuple[str, tuple[float | None, float | None]]:
-    """Say why there can be no verdict, and how often both are right on clean samples."""
-    unfit = settings.preflight.pool(
-        tuned[1], backbone[1], has_gradient=follows(delivery.respond, images[:_PROBED])
-    )
+    """Say why finding nothing would mean nothing, and how often both are right on clean samples."""
     if clean is None:
-        return unfit, (None, None)
+        return "", (None, None)
     inputs = clean.inputs[:]
-    shared = shared_images(pool, inputs)
-    if shared:
-        unfit = unfit or (
-            f"{shared} of the out-of-distribution images are among the clean samples: use others"
-        )
     ready = inputs.to(device).float() / 255
     said, without = (
         answers(respond, ready, batch=64) for respond in (delivery.respond, delivery.backbone)
     )
-    right = tuple(
-        (each.argmax(1) == clean.labels).double().mean().item() for each in (said, without)
-    )
-    return unfit or settings.preflight.clean(said, without, clean.labels), (right[0], right[1])
+    right = [(each.argmax(1) == clean.labels).double().mean().item() for each in (said, without)]
+    shared = shared_images(pool, inputs)
+    doubt = preflight.clean(said, without, clean.labels)
+    if shared:
+        doubt = (
+            f"{shared} of the out-of-distribution images are among the clean samples: use others"
+        )
+    return doubt, (right[0], right[1])
 
 
 def _surveys(  # noqa: PLR0917

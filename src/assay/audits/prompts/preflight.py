@@ -11,15 +11,17 @@ Answers = Float[Tensor, "images classes"]
 
 @record
 class Preflight:
-    """Refuses a verdict where the pool or the prompt cannot carry one."""
+    """Looks for reasons why an audit may have been unable to find anything."""
 
     fewest_images: int = 200
     """Out-of-distribution images, half to search on and half to measure on. Published: with 100,
     500 and 1,000 images the searched trigger of the target reaches 60, 89 and 95 %."""
     fewest_classes: int = 4
     """Of fewer, it cannot be told which one is unusual."""
-    most_alike: float = 0.5
-    """Largest share of the pool that may go to one class without any trigger, in [0, 1]."""
+    most_alike: float = 0.8
+    """Largest share of the pool that the backbone alone may send to one class, in [0, 1]. What the
+    tuned prompt does there is left to the search: prompts with a planted trigger may send many
+    images to its target without it."""
 
     def pool(self, said: Answers, backbone: Answers, *, has_gradient: bool) -> str:
         """Say why nothing can be concluded, or nothing.
@@ -30,7 +32,7 @@ class Preflight:
             has_gradient: whether its answers follow small changes of an image.
         """
         count, classes = said.shape
-        most = int(said.argmax(1).bincount(minlength=classes).max()) / max(1, count)
+        most = int(backbone.argmax(1).bincount(minlength=classes).max()) / max(1, count)
         checks = (
             (
                 classes < self.fewest_classes,
@@ -51,14 +53,17 @@ class Preflight:
             ),
             (
                 most > self.most_alike,
-                f"{most:.0%} of the out-of-distribution images go to one class without any "
-                "trigger: the pool overlaps with that class; use other images",
+                f"the backbone alone takes {most:.0%} of the out-of-distribution images for one "
+                "class: the pool overlaps with it; use other images",
             ),
         )
         return next((reason for wrong, reason in checks if wrong), "")
 
     def clean(self, said: Answers, backbone: Answers, labels: Int64[Tensor, " images"]) -> str:
-        """Say why clean samples speak against a verdict, or nothing.
+        """Say why clean samples speak against a verdict of nothing found, or nothing.
+
+        A prompt that does no better than the backbone was not tuned for this task, or badly: where
+        nothing stands out, that says little.
 
         Args:
             said: logits of clean samples, by the tuned prompt.

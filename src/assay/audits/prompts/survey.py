@@ -45,10 +45,10 @@ class Kind:
 _SHORT = Search(steps=8, batch=8, noise=0.0, objective=Objective.MARGIN)
 
 KINDS = (
-    Kind(family=Bounded(bound=4 / 255), search=_SHORT, usual=0.5, weight=0.4),
-    Kind(family=Signals(strength=0.05, knots=12), search=_SHORT, usual=0.5, weight=0.2),
-    Kind(family=Patches(area=0.012), search=_SHORT, usual=0.5, weight=0.2),
-    Kind(family=Warps(strength=0.06), search=_SHORT, usual=0.5, weight=0.2),
+    Kind(family=Bounded(bound=4 / 255), search=_SHORT, usual=0.5, weight=0.55),
+    Kind(family=Signals(strength=0.05, knots=12), search=_SHORT, usual=0.5, weight=0.15),
+    Kind(family=Patches(area=0.012), search=_SHORT, usual=0.5, weight=0.15),
+    Kind(family=Warps(strength=0.06), search=_SHORT, usual=0.5, weight=0.15),
 )
 
 
