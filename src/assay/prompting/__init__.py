@@ -5,6 +5,7 @@ from .backbone import Encode as Encode
 from .cocoop import CoCoOp as CoCoOp
 from .coop import CoOp as CoOp
 from .learner import Learner as Learner
+from .linearised import Linearised as Linearised
 from .maple import MaPLe as MaPLe
 from .prompted import Prompted as Prompted
 from .vpt import VPT as VPT

@@ -121,6 +121,12 @@ class Prompted(nn.Module):
             )
         return self.learner.shift(self.image_features(images))
 
+    def texts_of(self, context: Float[Tensor, "context width"]) -> Float[Tensor, "classes dims"]:
+        """Encode the classes' texts around given context vectors, of length one."""
+        filled = self._laid.filled(context[None])
+        parts = zip(filled.split(self._at_once), self._ends.split(self._at_once), strict=True)
+        return torch.cat([self.backbone.texts(some, ends) for some, ends in parts])
+
     @property
     def _laid(self) -> Laid:
         return Laid(embedded=self._embedded, slots=self._slots, ends=self._ends)

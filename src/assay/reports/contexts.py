@@ -36,9 +36,7 @@ def read(run: Run) -> Contexts | None:
         return None
     try:
         clean, triggered = (_places(document[name]["places"]) for name in ("clean", "triggered"))
-        spreads = [float(document[name]["spread"]) for name in ("clean", "triggered")]
-        if not all(math.isfinite(spread) for spread in spreads):
-            raise ValueError(f"spreads {spreads}")
+        spreads = [_finite(document[name]["spread"]) for name in ("clean", "triggered")]
         return Contexts(
             svg=scatter(clean, triggered, name="context"),
             spread_clean=spreads[0],
@@ -53,3 +51,10 @@ def _places(rows: Any) -> Tensor:
     if places.ndim != 2 or places.shape[1] < 2 or not places.isfinite().all():
         raise ValueError(f"places of shape {tuple(places.shape)}")
     return places[:, :2]
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"a spread of {number}")
+    return number

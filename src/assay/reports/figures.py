@@ -74,8 +74,15 @@ def scatter(
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure = Figure(figsize=(7.6, 2.6))
         axes = figure.add_axes((0.09, 0.2, 0.9, 0.77))
-        axes.scatter(*plain.T.numpy(), s=14, color=_INSPECTED, linewidths=0)
-        axes.scatter(*marked.T.numpy(), s=18, color=_FLAGGED, marker="x", linewidths=1)
+        axes.scatter(plain[:, 0].numpy(), plain[:, 1].numpy(), s=14, color=_INSPECTED, linewidths=0)
+        axes.scatter(
+            marked[:, 0].numpy(),
+            marked[:, 1].numpy(),
+            s=18,
+            color=_FLAGGED,
+            marker="x",
+            linewidths=1,
+        )
         axes.set_xlabel("first direction", color=_INK)
         axes.set_ylabel("second direction", color=_INK)
         _plain(axes)
