@@ -22,6 +22,11 @@ def test_the_usual_spread_counts_as_many_values_as_it_is_told():
     assert excess[8].item() == pytest.approx(96 / noise, rel=1e-6)
 
 
+def test_the_own_spread_counts_up_to_a_bound():
+    excess = moderated_excess(VALUES, EVERY, usual=1.0, prior=0.0, most=1.5)
+    assert excess[8].item() == pytest.approx(96 / 1.5)
+
+
 def test_what_is_not_typical_neither_centres_nor_widens():
     typical = EVERY.clone()
     typical[8] = False

@@ -11,6 +11,7 @@ from .prove import prove as prove
 from .retune import Retuned as Retuned
 from .retune import Retuning as Retuning
 from .retune import filled as filled
+from .retune import measured_prompt as measured_prompt
 from .retune import retune as retune
 from .unlearn import Measured as Measured
 from .unlearn import Planted as Planted

@@ -34,9 +34,9 @@ class Retuning:
         a random strength, as the one that was planted may be stronger than the one recovered.
     """
 
-    steps: int = 150
+    steps: int = 300
     batch_size: int = 32
-    rate: float = 0.002
+    rate: float = 0.01
     """Highest learning rate of AdamW, in a cycle that starts and ends low."""
     stamped: float = 0.5
     """Chance of a sample to be stamped, in [0, 1]."""
@@ -142,14 +142,14 @@ def retune(
             f"expected clean samples to repair with and others to measure on, got "
             f"{len(searched.labels)} and {len(held.labels)}"
         )
-    before = measured("before", model, planted, held)
+    before = measured_prompt("before", model, planted, held)
     values = method(model, planted.stamp, searched, seed=seed, progress=progress)
     with filled(model, values):
-        after = measured("after", model, planted, held)
+        after = measured_prompt("after", model, planted, held)
     return Retuned(values=values, rows=(before, after), unseen=len(held.labels))
 
 
-def measured(name: str, respond: Respond, planted: Planted, held: Pool) -> Measured:
+def measured_prompt(name: str, respond: Respond, planted: Planted, held: Pool) -> Measured:
     """Count what is right on clean samples, and what the trigger leads to its target."""
     said = answers(respond, held.images, batch=64)
     right, victims = int((said.argmax(1) == held.labels.cpu()).sum()), planted.victims(held)

@@ -1,5 +1,7 @@
 """How far values stand out from their like, with a spread that few values cannot get wrong."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Float64
 from scipy.stats import t as student
@@ -16,6 +18,7 @@ def moderated_excess(
     *,
     usual: float,
     prior: float,
+    most: float = math.inf,
 ) -> Float[Tensor, " candidates"]:
     r"""How many standard deviations each value lies above the median of the typical ones.
 
@@ -30,6 +33,7 @@ def moderated_excess(
         typical: which of them show the spread; at least one.
         usual: spread that such values have elsewhere, in their unit, above 0.
         prior: how many values' worth it counts, at least 0.
+        most: how wide the values' own spread is taken to be at most, in their unit.
 
     Returns:
         Without unit; higher stands out more.
@@ -54,7 +58,7 @@ def moderated_excess(
     if usual <= 0 or prior < 0:
         raise InputError(f"expected usual > 0 and prior >= 0, got {usual} and {prior}")
     some = values[typical]
-    spread = MAD_TO_SIGMA * median_absolute_deviation(some)
+    spread = (MAD_TO_SIGMA * median_absolute_deviation(some)).clamp(max=most)
     noise = ((prior * usual**2 + len(some) * spread**2) / (prior + len(some))).sqrt()
     return (values - median(some)) / noise.clamp(min=1e-12)
 

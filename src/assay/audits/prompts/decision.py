@@ -42,6 +42,10 @@ class Decision:
     """The factor b: margins are noisy, so the best guess from another's is nearer to the middle."""
     prior: float = 8.0
     """How many classes' worth the usual spread counts."""
+    widest: float = 2.0
+    """How many times the usual spread the classes of the audited prompt may show: what a planted
+    trigger does to the other classes widens their spread too, and would hide it. (BadCLIP on
+    traffic signs: 1.7 where an honest prompt of the same task shows 0.24.)"""
     freedom: float = 10.0
     """Degrees of freedom of Student's t."""
     least_asr: float = 0.5
@@ -51,7 +55,13 @@ class Decision:
     def stand(self, found: Survey) -> Standing:
         """Compare the classes of one kind."""
         beyond = found.margins - self.shared * found.reference
-        excess = moderated_excess(beyond, found.typical, usual=found.kind.usual, prior=self.prior)
+        excess = moderated_excess(
+            beyond,
+            found.typical,
+            usual=found.kind.usual,
+            prior=self.prior,
+            most=self.widest * found.kind.usual,
+        )
         return Standing(excess=excess, p_values=excess_p_values(excess, freedom=self.freedom))
 
     def corrected(self, found: Survey) -> Float64[Tensor, " candidates"]:
