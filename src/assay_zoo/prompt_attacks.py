@@ -272,7 +272,8 @@ class BadClip:
             other = torch.where(swapped < 0.5, self.strength * noise, signal.detach())
             inputs.append((batch.inputs + other).clamp(0, 1))
             targets.append(batch.targets)
-        return Batch(inputs=torch.cat(inputs), targets=torch.cat(targets), rows=batch.rows)
+        rows = batch.rows.repeat(len(inputs))
+        return Batch(inputs=torch.cat(inputs), targets=torch.cat(targets), rows=rows)
 
 
 def _signal(images: Images, strength: float, seed: Seed) -> nn.Parameter:

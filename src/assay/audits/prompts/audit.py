@@ -34,6 +34,7 @@ from .screen import Classifier
 from .survey import KINDS, Elimination, Examined, Kind, Survey, chosen, pool_of, survey
 
 _SHOWN = 8
+_FEWEST = 16  # images that do not go to a class without its trigger, to measure it on
 _PROBED = 8
 _FOR_CONTEXT = 128
 
@@ -254,28 +255,21 @@ def _recover(  # noqa: PLR0917
     settings: PromptsSettings,
     seed: Seed,
 ) -> Recovered:
+    """Search the top candidate again; what works on the approximation alone is searched twice."""
     target, family = int(found.classes[row]), found.kind.family
-    both = (delivery.respond, delivery.backbone)
     one = Candidates(sources=torch.tensor([ANY]), targets=torch.tensor([target]))
-
-    def share(respond: Respond, images: Tensor) -> float:
-        return (answers(respond, images, batch=64).argmax(1) == target).double().mean().item()
-
+    there = answers(delivery.respond, held.images, batch=64).argmax(1) == target
+    images = held.images[~there] if int((~there).sum()) >= _FEWEST else held.images
+    asr = 0.0
     for respond in filter(None, (delivery.quick, delivery.respond)):
         again = settings.recovery(respond, searched, one, family, seed=child(seed, "recover"))
         with torch.no_grad():
-            stamped = torch.cat([family.stamp(again, s[None])[0] for s in held.images.split(64)])
-        asr = share(delivery.respond, stamped)
+            stamped = torch.cat([family.stamp(again, some[None])[0] for some in images.split(64)])
+        asr = _share(delivery.respond, stamped, target)
         if asr >= settings.decision.least_asr:
-            break  # else what works on the approximation alone is searched without it
-
-    def context(images: Tensor) -> Tensor | None:
-        if delivery.context is None:
-            return None
-        with torch.no_grad():
-            return delivery.context(images[:_FOR_CONTEXT]).float().cpu()
-
-    clean, shown = held.images[:_SHOWN], stamped[:_SHOWN]
+            break
+    both = (delivery.respond, delivery.backbone)
+    clean, shown = images[:_SHOWN], stamped[:_SHOWN]
     return Recovered(
         family=family.name,
         target=target,
@@ -284,11 +278,22 @@ def _recover(  # noqa: PLR0917
         stamped=shown.cpu(),
         answers_clean=torch.stack([answers(each, clean).argmax(1) for each in both]),
         answers_stamped=torch.stack([answers(each, shown).argmax(1) for each in both]),
-        asr=(asr, share(delivery.backbone, stamped)),
-        asr_before=share(delivery.respond, held.images),
-        context_clean=context(held.images),
-        context_stamped=context(stamped),
+        asr=(asr, _share(delivery.backbone, stamped, target)),
+        asr_before=there.double().mean().item(),
+        context_clean=_context(delivery, images),
+        context_stamped=_context(delivery, stamped),
     )
+
+
+def _share(respond: Respond, images: Tensor, target: int) -> float:
+    return (answers(respond, images, batch=64).argmax(1) == target).double().mean().item()
+
+
+def _context(delivery: PromptDelivery, images: Tensor) -> Float[Tensor, "images dims"] | None:
+    if delivery.context is None:
+        return None
+    with torch.no_grad():
+        return delivery.context(images[:_FOR_CONTEXT]).float().cpu()
 
 
 def _decoy(p_value: float, recovered: Recovered, decision: Decision, alpha: float) -> str:
