@@ -1,10 +1,10 @@
 """A small CLIP, trained on real images with words, that prompts can be tuned for."""
 
+import collections
 import itertools
 import json
 import pathlib
-import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+_LAST = "</w>"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of CLIP's own processor."""
 
@@ -165,35 +166,69 @@ def tokens(tokenizer: "Tokenizer", texts: Sequence[str]) -> Int64[Tensor, "texts
 
 
 def train_tokenizer(texts: Sequence[str], *, size: int) -> "Tokenizer":
-    """Learn byte pairs in CLIP's layout: lower case, ends of words marked, the two marks last."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    """Learn byte pairs in CLIP's layout, the same ones every time.
+
+    All bytes, all bytes at the end of a word, merged pairs, a beginning and an end; lower case.
+    The trainer of `tokenizers` breaks ties at random, so pairs are merged here.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     word = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    normal = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     steps = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(word), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    learnt = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learnt.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Lowercase(),
-        ]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = collections.Counter(
+        part for text in texts for part, _ in steps.pre_tokenize_str(normal.normalize_str(text))
     )
-    learnt.pre_tokenizer = steps
+    known = [*letters, *(letter + _LAST for letter in letters)]
+    merges = _merges(words, size - len(known) - 2)
+    known += ["".join(pair) for pair in merges]
+    learnt = Tokenizer(
+        models.BPE(
+            vocab={token: place for place, token in enumerate(known)},
+            merges=merges,
+            end_of_word_suffix=_LAST,
+        )
+    )
+    learnt.normalizer, learnt.pre_tokenizer = normal, steps
     learnt.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size - 2,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    learnt.train_from_iterator([*texts, *string.printable], trainer)  # so that each may end a word
     learnt.add_special_tokens([START, END])
     return learnt
+
+
+def _merges(words: Mapping[str, int], count: int) -> list[tuple[str, str]]:
+    """Merge the most frequent pair of neighbours, again and again; the first in order of equals."""
+    parts = {word: [*word[:-1], word[-1] + _LAST] for word in words}
+    found: list[tuple[str, str]] = []
+    while len(found) < count:
+        pairs: collections.Counter[tuple[str, str]] = collections.Counter()
+        for word, split in parts.items():
+            for pair in itertools.pairwise(split):
+                pairs[pair] += words[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        found.append(best)
+        for word, split in parts.items():
+            if best[0] in split:
+                parts[word] = _merged(split, best)
+    return found
+
+
+def _merged(split: Sequence[str], pair: tuple[str, str]) -> list[str]:
+    done: list[str] = []
+    for part in split:
+        if done and (done[-1], part) == pair:
+            done[-1] += part
+        else:
+            done.append(part)
+    return done
 
 
 class _Labelled:

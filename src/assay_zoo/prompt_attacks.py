@@ -16,8 +16,7 @@ from assay.triggers import Additive, Blend, Patch, Warp
 
 from .attacks import WaNet as WarpedData
 from .patterns import CHECKERBOARD, Corner, corner_patch, picture
-from .poison import all_to_one
-from .victims import Victims, choose, compose
+from .victims import choose, stamping_bytes
 
 Images = UInt8[Tensor, "samples 3 height width"]
 Labels = Int64[Tensor, " samples"]
@@ -65,11 +64,14 @@ def tune(
 
 @record
 class OnData:
-    """Poison a share of the images that are tuned on, with a trigger that stays as it is."""
+    """Add triggered copies, labelled as the target, to the images that are tuned on.
+
+    The trigger stays as it is. Copies, because who replaces images of few shots loses accuracy.
+    """
 
     trigger: "FixedTrigger"
-    rate: float = 0.1
-    """Share of the images, in (0, 1)."""
+    rate: float = 0.5
+    """How many copies, as a share of the images, in (0, 1]."""
 
     def __call__(
         self,
@@ -81,17 +83,13 @@ class OnData:
         schedule: Schedule,
         seed: Seed,
     ) -> Trigger:
-        """Poison a copy, and tune on it."""
+        """Poison, and tune."""
         trigger = self.trigger(prompted, images, target=target, seed=child(seed, "trigger"))
         rows = choose(labels != target, self.rate, child(seed, "victims"))
-        poisoned = compose(
-            images,
-            labels,
-            poison=Victims(rows=rows, stamp=trigger),
-            trigger=trigger,
-            goal=all_to_one(target),
-        )
-        tune(prompted, poisoned.inputs, poisoned.labels, schedule=schedule, seed=seed)
+        stamped = stamping_bytes(trigger)(images[rows])
+        poisoned = torch.cat([images, stamped])
+        said = torch.cat([labels, torch.full_like(labels[rows], target)])
+        tune(prompted, poisoned, said, schedule=schedule, seed=seed)
         return trigger
 
 
@@ -108,7 +106,7 @@ class FixedTrigger(Protocol):
 class Checkerboard:
     """The patch of `assay_zoo.attacks.BadNets`, which names its source."""
 
-    share: float = 3 / 32
+    share: float = 8 / 32
     """Of the image's side."""
 
     def __call__(
@@ -130,7 +128,8 @@ class Checkerboard:
 class Picture:
     """The picture of `assay_zoo.attacks.Blended`, which names its source."""
 
-    alpha: float = 0.2
+    alpha: float = 0.3
+    """Share of the picture in the mix, in (0, 1]."""
 
     def __call__(
         self,
@@ -149,7 +148,7 @@ class Picture:
 class Bent:
     """The warp of `assay_zoo.attacks.WaNet`, which names its source; without cover samples."""
 
-    strength: float = 0.75
+    strength: float = 2.0
     """Mean displacement, in half pixels."""
 
     def __call__(
@@ -177,9 +176,9 @@ class Sparse:
         with the trigger: the encoders are frozen, so it does not change.
     """
 
-    pixels: float = 0.1
+    pixels: float = 0.2
     """Share of the pixels that change."""
-    strength: float = 8 / 255
+    strength: float = 24 / 255
     """Largest change of a value."""
     steps: int = 100
 

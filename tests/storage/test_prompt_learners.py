@@ -179,9 +179,9 @@ def test_class_specific_contexts_count_the_classes(tmp_path, clip) -> None:
     write_prompt(prompted, tmp_path / "p.safetensors")
     path = str(tmp_path / "p.safetensors")
     assert torch.equal(load_prompted(str(clip), path, NAMES).prompted(IMAGES), prompted(IMAGES))
-    with pytest.raises(InputError, match="3 classes .* same order.*difference is at 0"):
+    with pytest.raises(InputError, match=r"3 classes .* same order.*difference is at 0"):
         load_prompted(str(clip), path, ("dog", "cat", "fox"))
-    with pytest.raises(InputError, match="3 classes .*got 2 names"):
+    with pytest.raises(InputError, match=r"3 classes .*got 2 names"):
         load_prompted(str(clip), path, NAMES[:2])
     (tmp_path / "p.json").unlink()
     with pytest.raises(InputError, match=r"'ctx' of shape \(2, any, 16\).*got \(3, 3, 16\)"):
@@ -255,7 +255,7 @@ def test_foreign_objects_are_named_and_not_made(tmp_path, clip, betraying, marke
         with pytest.raises(RefusedError, match=r"would import or call .*nothing was run"):
             load_prompted(str(clip), str(path), NAMES)
     torch.save({"state_dict": {"ctx": nn.Linear(2, 2)}}, path)
-    with pytest.raises(RefusedError, match="torch.nn.modules.linear Linear"):
+    with pytest.raises(RefusedError, match=r"torch.nn.modules.linear Linear"):
         load_prompted(str(clip), str(path), NAMES)
     path.write_bytes(betraying)
     with pytest.raises(RefusedError, match="broken"):
@@ -352,7 +352,7 @@ def test_backbones_that_are_refused(tmp_path, name, edit, pattern: str) -> None:
 
 
 def test_only_clips_are_backbones(tmp_path, clip) -> None:
-    with pytest.raises(InputError, match="config.json"):
+    with pytest.raises(InputError, match=r"config\.json"):
         load_backbone(str(tmp_path))
     with pytest.raises(InputError, match="hf:NAME"):
         load_backbone(str(clip / "config.json"))

@@ -92,7 +92,9 @@ def read_clip(path: pathlib.Path, *, max_mb: int) -> "CLIPModel":
     kind = type(_skeleton(config, max_mb, path))
     if kind is not CLIPModel:
         raise InputError(f"expected a CLIPModel in {path}, got {kind.__name__}")
-    return _filled(kind, config, _weights(path, max_mb), path)
+    model = _filled(kind, config, _weights(path, max_mb), path)
+    assert isinstance(model, CLIPModel)
+    return model
 
 
 class ImageTower(nn.Module):
