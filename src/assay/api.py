@@ -12,9 +12,12 @@ from .audits.dataset import audit_dataset as _audit
 from .audits.models import Delivery, Groups, ModelsAudit, ModelsSettings
 from .audits.models import audit_encoders as _audit_encoders
 from .audits.models import audit_models as _audit_models
+from .audits.prompts import PromptsAudit, PromptsSettings, deliver
+from .audits.prompts import audit_prompts as _audit_prompts
 from .audits.training import TrainingAudit
 from .errors import InputError
 from .fitting import Preprocess
+from .prompting import Prompted
 from .randomness import Seed
 from .results import silent
 from .samples import Rows, Samples
@@ -207,6 +210,56 @@ def audit_training(
         audit = train_in(run, job, loaded, silent).audit
         run.write_findings(audit.findings)
     return audit
+
+
+def audit_prompts(
+    model: Prompted,
+    classes: Sequence[str] | None = None,
+    *,
+    ood: Tensor,
+    clean: tuple[Tensor, Tensor] | None = None,
+    settings: PromptsSettings = PromptsSettings(),  # noqa: B008  frozen
+    alpha: float = 0.05,
+    seed: int = 0,
+    device: str = "cpu",
+) -> PromptsAudit:
+    """Find out whether a prompt that somebody tuned for a CLIP hides a backdoor.
+
+    Args:
+        model: a CLIP with its prompt learner, as `assay.storage.prompt_learners.load_prompted`
+            reads it. It is copied, and stays as it is.
+        classes: names, in the order of the logits; the model's own where None.
+        ood: images of other things than the classes, uint8 (images, 3, height, width) at the
+            backbone's size; 200 or more.
+        clean: trusted images of the task and their labels, for the preflight; may be missing.
+        settings: of the method.
+        alpha: family-wise false alarm rate, in (0, 1).
+        seed: decides everything random.
+        device: where to compute, as torch names it.
+
+    Returns:
+        The verdict, and the recovered trigger.
+
+    Raises:
+        InputError: the arguments do not fit the description or each other.
+    """
+    names = tuple(model.class_names if classes is None else classes)
+    if ood.ndim != 4 or ood.dtype != torch.uint8 or ood.shape[1] != 3:
+        raise InputError(
+            f"expected ood as uint8 (images, 3, height, width), got {ood.dtype} {tuple(ood.shape)}"
+        )
+    place = torch.device(device)
+    prompted = copy.deepcopy(model).to(place).eval().requires_grad_(requires_grad=False)
+    return _audit_prompts(
+        deliver(prompted, ood.to(place).float() / 255),
+        names,
+        ood,
+        clean=None if clean is None else _samples("clean images", *clean, names),
+        settings=settings,
+        alpha=alpha,
+        seed=Seed(seed),
+        device=place,
+    )
 
 
 def _deliveries(

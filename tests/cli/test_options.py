@@ -25,6 +25,9 @@ EXPECTED = {
     "training bisect": {"run", "sub_run", "json"},
     "training work": {"mailbox", "key", "code", "data", "client", "once", "poll", "work"}
     | {"lease", "ray", "gpus", "quiet"},
+    "prompts": COMMON
+    | ENDING
+    | {"backbone", "prompt", "classes", "ood", "clean", "repair", "alpha", "dry_run", "memory_mb"},
     "report": {"run", "form", "out"},
     "doctor": {"device", "out", "json"},
     "runs list": {"root", "json"},

@@ -7,6 +7,7 @@ from assay.randomness import Seed, generator
 from assay.triggers import (
     FAMILIES,
     Additive,
+    Bounded,
     Canvases,
     Family,
     Patch,
@@ -24,6 +25,7 @@ MADE = (
     Warps(strength=0.1),
     Signals(strength=0.05, knots=4),
     Canvases(count=1),
+    Bounded(bound=8 / 255),
 )
 every_family = pytest.mark.parametrize("family", MADE, ids=repr)
 
@@ -110,6 +112,7 @@ def test_budgets_hold():
     assert (mask <= 1).all()
     knots = MADE[2].project(shaken(MADE[2]))["knots"]
     assert knots.flatten(1).square().mean(1).sqrt() == pytest.approx(torch.full((4,), 0.1))
+    assert MADE[5].project(shaken(MADE[5]))["noise"].abs().max() == pytest.approx(8 / 255)
 
 
 def test_what_is_within_the_budget_stays():
@@ -123,4 +126,4 @@ def test_triggers_are_those_of_the_attacks():
     kinds = [
         type(f.trigger(f.start(1, SHAPE, seed=Seed(0), device=CPU), 0, SHAPE[1:])) for f in MADE
     ]
-    assert kinds == [Additive, Patch, Warp, Additive, Patch]
+    assert kinds == [Additive, Patch, Warp, Additive, Patch, Additive]

@@ -5,6 +5,7 @@ from assay.errors import InputError
 from assay.randomness import Seed
 from assay.triggers import (
     ANY,
+    Bounded,
     Candidates,
     Canvases,
     Objective,
@@ -171,3 +172,11 @@ def test_margins_are_over_the_best_other_class():
     said = torch.tensor([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]])
     assert margin_of(said, 0).tolist() == [-4.0, 3.0]
     assert margin_of(said, torch.tensor([1, 0])).tolist() == [3.0, 3.0]
+
+
+def test_bounded_noise_comes_near_the_best_corner_of_its_box():
+    family = Bounded(bound=0.1)
+    noise = QUIET(corner, pool(), all_targets(), family, seed=Seed(0))["noise"]
+    assert noise[0, :, :4, :4].mean() > 0.095
+    assert noise[3, :, 4:, 4:].mean() > 0.095
+    assert noise[0, :, 4:, 4:].mean() < -0.095

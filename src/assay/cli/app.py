@@ -15,6 +15,7 @@ from .doctor import doctor
 from .ends import EXIT_CODES, Exit, in_one_line, of_error
 from .models import models
 from .output import say, write_error
+from .prompts import prompts
 from .report import report
 from .runs import runs
 from .training import training
@@ -60,7 +61,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, dataset, models, report, doctor):
+for command in (demo, dataset, models, prompts, report, doctor):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(training)
 app.add_typer(runs)

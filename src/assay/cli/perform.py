@@ -13,6 +13,7 @@ from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.audits.models import Groups, ModelsSettings, audit_models, grouped
 from assay.audits.models.language import TextSettings, audit_texts
 from assay.audits.models.vision_text import PROMPT, VisionTextSettings, audit_vision_texts
+from assay.audits.prompts import PromptsSettings, audit_prompts
 from assay.errors import InputError
 from assay.providers.loading import load_plan
 from assay.providers.training import TrainingJob
@@ -28,11 +29,14 @@ from . import dataset_job, models_job
 from .dataset_job import DatasetJob, Loaded
 from .encoders_job import EXPLAINED, LoadedEncoders, load_encoders
 from .models_job import LoadedModels, ModelKind, ModelsJob
+from .prompts_job import PromptsJob, Read, delivery_of, load_prompt
 from .recording import record_audit, record_proof
 from .recording_models import record_models
+from .recording_prompts import record_prompts
 from .recording_texts import record_texts
 from .recording_vision_text import record_vision_texts
 from .repair_models import repair_models
+from .repair_prompt import repair_prompt
 from .tables import proof_table
 from .task import Done, Task, job_of
 from .texts_job import EXPLAINED as TEXTS_EXPLAINED
@@ -248,6 +252,45 @@ class VisionTextsTask:
         return Done(findings=findings, subject="model", table="models.parquet")
 
 
+@record
+class PromptsTask:
+    """Search a tuned prompt for a trigger that its backbone does not know, and repair it."""
+
+    job: PromptsJob
+    read: Read
+    audit: str = "prompts"
+    everything: str = "The prompt"
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """What it reads, by name."""
+        return self.read.inputs
+
+    def perform(self, run: RunFolder, show: Progress) -> Done:
+        """Audit, record and repair."""
+        found = audit_prompts(
+            delivery_of(self.job, self.read),
+            self.read.class_names,
+            self.read.pool,
+            clean=self.read.clean,
+            settings=PromptsSettings(),
+            alpha=self.job.alpha,
+            seed=Seed(self.job.seed),
+            device=torch.device(self.job.device),
+            progress=show,
+            store=run.store(),
+        )
+        reasons = (*found.findings.reasons, *self.read.loaded.notes)
+        found = dataclasses.replace(
+            found, findings=dataclasses.replace(found.findings, reasons=reasons)
+        )
+        record_prompts(run, found)
+        more = repair_prompt(run, self.job, self.read, found, show)
+        return Done(
+            findings=found.findings, subject="prompt", table="models.parquet", more=tuple(more)
+        )
+
+
 def models_task(job: ModelsJob) -> ModelsTask | EncodersTask | TextsTask | VisionTextsTask:
     """Read what a job asks for.
 
@@ -290,10 +333,16 @@ def _training_task(settings: Mapping[str, Any]) -> Task:
     return TrainingTask(job=job, loaded=load_plan(pathlib.Path(job.plan)))
 
 
+def _prompts_task(settings: Mapping[str, Any]) -> Task:
+    job = job_of(PromptsJob, settings)
+    return PromptsTask(job=job, read=load_prompt(job))
+
+
 _TASKS: Mapping[str, Callable[[Mapping[str, Any]], Task]] = {
     "dataset": _dataset_task,
     "models": _models_task,
     "training": _training_task,
+    "prompts": _prompts_task,
 }
 
 

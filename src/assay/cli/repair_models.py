@@ -224,14 +224,15 @@ def _row(row: Measured) -> dict[str, Any]:
         "model": row.model,
         "accuracy": row.accuracy,
         "asr": row.asr,
-        **_bounds("accuracy", row.accuracy_interval),
-        **_bounds("asr", row.asr_interval),
+        **bounds("accuracy", row.accuracy_interval),
+        **bounds("asr", row.asr_interval),
         "clean_cosine": row.clean_cosine,
         "triggered_cosine": row.triggered_cosine,
     }
 
 
-def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
+def bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """Lay out the ends of an interval, under the name of what it is of."""
     return {
         f"{name}_low": None if interval is None else interval.low,
         f"{name}_high": None if interval is None else interval.high,

@@ -10,8 +10,13 @@ from .prove import held_out as held_out
 from .prove import prove as prove
 from .realign import Realigning as Realigning
 from .realign import realign as realign
+from .retune import Retuned as Retuned
+from .retune import Retuning as Retuning
+from .retune import filled as filled
+from .retune import retune as retune
 from .unlearn import Measured as Measured
 from .unlearn import Planted as Planted
 from .unlearn import Repaired as Repaired
 from .unlearn import Unlearning as Unlearning
+from .unlearn import measured as measured
 from .unlearn import unlearn as unlearn

@@ -12,7 +12,7 @@ import jinja2
 from assay.records import record
 from assay.results import Subject, Verdict
 
-from . import continuations, deliveries, gallery, repairs, replicas, text
+from . import contexts, continuations, deliveries, gallery, repairs, replicas, text
 from .deliveries import MODELS_SHOWN, Deliveries
 from .figures import histogram
 from .gallery import Gallery, Item
@@ -84,6 +84,8 @@ def render(source: Source) -> str:
             repairs=repairs.read(source.run),
             replicas=replicas.read(source.run),
             continuations=continuations.read(source.run),
+            contexts=contexts.read(source.run),
+            is_prompt=source.findings.audit == "prompts",
             inputs=list(source.info.inputs.items())[:ENTRIES_SHOWN],
             subjects=subjects[:SUBJECTS_SHOWN],
             subjects_in_all=len(subjects),
@@ -163,6 +165,7 @@ def _tiles(source: Source, delivered: Deliveries) -> list[Tile]:
             Tile(what="candidates searched", value=text.number(delivered.questions_in_all))
         )
     what = "classes" if source.classes else "models" if delivered.models else "subjects"
+    what = "prompts" if source.findings.audit == "prompts" else what
     tiles += [
         Tile(
             what=f"{what} flagged",

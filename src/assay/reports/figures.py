@@ -55,8 +55,43 @@ def histogram(
         figure = Figure(figsize=(7.6, 2.6))
         axes = figure.add_axes((0.09, 0.2, 0.9, 0.77))
         _draw(axes, groups, edges)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        return _drawn(figure)
+
+
+def scatter(
+    plain: Float64[Tensor, "plain 2"], marked: Float64[Tensor, "marked 2"], *, name: str
+) -> str:
+    """Draw two clouds of points, the second as crosses.
+
+    Args:
+        plain: drawn as discs.
+        marked: drawn as crosses, on top.
+        name: told apart from the other figures of the page by this.
+
+    Returns:
+        An `<svg>` element, as `histogram` gives.
+    """
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure = Figure(figsize=(7.6, 2.6))
+        axes = figure.add_axes((0.09, 0.2, 0.9, 0.77))
+        axes.scatter(plain[:, 0].numpy(), plain[:, 1].numpy(), s=14, color=_INSPECTED, linewidths=0)
+        axes.scatter(
+            marked[:, 0].numpy(),
+            marked[:, 1].numpy(),
+            s=18,
+            color=_FLAGGED,
+            marker="x",
+            linewidths=1,
+        )
+        axes.set_xlabel("first direction", color=_INK)
+        axes.set_ylabel("second direction", color=_INK)
+        _plain(axes)
+        return _drawn(figure)
+
+
+def _drawn(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(text.getvalue())
 
 
@@ -81,6 +116,10 @@ def _draw(axes: Axes, groups: Sequence[Tensor], edges: Sequence[float]) -> None:
     axes.set_xlabel("poison score (higher is more suspicious)", color=_INK)
     axes.set_ylabel("samples (log scale)", color=_INK)
     axes.minorticks_off()
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
     axes.tick_params(colors=_INK)
     axes.patch.set_visible(False)
     axes.figure.patch.set_visible(False)

@@ -6,6 +6,8 @@ from .exceedances import exceedance_scan as exceedance_scan
 from .exceedances import exceedance_test as exceedance_test
 from .intervals import clopper_pearson as clopper_pearson
 from .intervals import wilson as wilson
+from .moderated import excess_p_values as excess_p_values
+from .moderated import moderated_excess as moderated_excess
 from .multiple import benjamini_hochberg as benjamini_hochberg
 from .multiple import holm as holm
 from .ranking import auroc as auroc

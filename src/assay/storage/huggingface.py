@@ -18,7 +18,7 @@ from .files import listing, read_bounded, refusing
 from .weights import check_weights, read_weights
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import CLIPModel, PretrainedConfig, PreTrainedModel
 
 _MAX_JSON = 2**24
 _MAX_NUMBER = 10_000_000
@@ -79,6 +79,24 @@ def read_encoder(path: pathlib.Path, *, max_mb: int) -> nn.Module:
     bare = is_optional and not any("pooler." in name for name in weights)
     model = _filled(kind, config, weights, path, **({"add_pooling_layer": False} if bare else {}))
     return ImageTower(model) if hasattr(model, "get_image_features") else model
+
+
+def read_clip(path: pathlib.Path, *, max_mb: int) -> "CLIPModel":
+    """Build the CLIP of images and texts that `config.json` describes, and fill it.
+
+    Raises:
+        RefusedError: as `read_model`.
+        InputError: as `read_model`, or the folder holds another kind of model.
+    """
+    from transformers import CLIPModel
+
+    config = _config(path)
+    kind = type(_skeleton(config, max_mb, path))
+    if kind is not CLIPModel:
+        raise InputError(f"expected a CLIPModel in {path}, got {kind.__name__}")
+    model = _filled(kind, config, _weights(path, max_mb), path)
+    assert isinstance(model, CLIPModel)
+    return model
 
 
 class ImageTower(nn.Module):

@@ -2,6 +2,7 @@
 
 from .additive import Additive as Additive
 from .blend import Blend as Blend
+from .families import Bounded as Bounded
 from .families import Canvases as Canvases
 from .families import Family as Family
 from .families import Parameters as Parameters
@@ -31,4 +32,10 @@ TRIGGERS = {
     "reflection": Reflection,
     "warp": Warp,
 }
-FAMILIES = {"additive": Signals, "canvas": Canvases, "patch": Patches, "warp": Warps}
+FAMILIES = {
+    "additive": Signals,
+    "canvas": Canvases,
+    "noise": Bounded,
+    "patch": Patches,
+    "warp": Warps,
+}

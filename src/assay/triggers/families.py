@@ -54,6 +54,66 @@ class Family(Protocol):
         """Read off one candidate's trigger, for images of `size` (height, width)."""
         ...
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether all numbers of a parameter move equally far in a step: where each is bounded."""
+        ...
+
+
+@record
+class Bounded:
+    """Noise that is added to the image, each value of it within a bound (l_inf).
+
+    Source:
+        Jindal et al., "CLIP-Inspector", CVPR 2026 Findings, arXiv:2604.09101: universal noise
+        within 4/255.
+    """
+
+    bound: float = 4 / 255
+    """Largest change of a value, in values of an image in [0, 1]."""
+
+    @property
+    def name(self) -> str:
+        """As reports call it."""
+        return f"noise, {255 * self.bound:g}/255"
+
+    def start(
+        self,
+        candidates: int,
+        shape: torch.Size,
+        *,
+        seed: Seed,  # noqa: ARG002
+        device: torch.device,
+    ) -> Parameters:
+        """Start from no noise."""
+        return {"noise": torch.zeros(candidates, *shape, device=device)}
+
+    def stamp(self, parameters: Parameters, images: Images) -> Images:
+        """Add and clip."""
+        return (images + parameters["noise"][:, None]).clamp(0, 1)
+
+    def project(self, parameters: Parameters) -> Parameters:
+        """Clip every value to the bound."""
+        return {"noise": parameters["noise"].clamp(-self.bound, self.bound)}
+
+    def stride(self, name: str, rows: int) -> float:  # noqa: ARG002
+        """Half of the bound, for every value."""
+        return 0.5 * self.bound * math.sqrt(rows)
+
+    def trigger(
+        self,
+        parameters: Parameters,
+        candidate: int,
+        size: torch.Size,  # noqa: ARG002
+    ) -> Trigger:
+        """Read off one candidate's noise."""
+        return Additive(signal=parameters["noise"][candidate].cpu())
+
+    @property
+    def is_signed(self) -> bool:
+        """Every value may be as large as the bound, so all move."""
+        return True
+
 
 @record
 class Signals:
@@ -102,6 +162,11 @@ class Signals:
         """Read off one candidate's signal."""
         signal = self._spread(parameters["signal"][candidate : candidate + 1], size)
         return Additive(signal=signal[0].cpu())
+
+    @property
+    def is_signed(self) -> bool:
+        """What is bounded is the whole."""
+        return False
 
     def _spread(self, signal: Tensor, size: torch.Size) -> Tensor:
         if self.knots is None:
@@ -169,6 +234,11 @@ class Patches:
             pattern=parameters["pattern"][candidate].cpu(), mask=parameters["mask"][candidate].cpu()
         )
 
+    @property
+    def is_signed(self) -> bool:
+        """What is bounded is the whole."""
+        return False
+
 
 @record
 class Warps:
@@ -223,6 +293,11 @@ class Warps:
         """Read off one candidate's flow."""
         return Warp(flow=_flow(parameters["knots"][candidate : candidate + 1], size).cpu())
 
+    @property
+    def is_signed(self) -> bool:
+        """What is bounded is the whole."""
+        return False
+
 
 @record
 class Canvases:
@@ -271,6 +346,11 @@ class Canvases:
         """Read off a candidate's first image, as a patch that covers everything."""
         image = parameters["images"][candidate, 0].cpu()
         return Patch(pattern=image, mask=torch.ones(tuple(size)))
+
+    @property
+    def is_signed(self) -> bool:
+        """What is bounded is the whole."""
+        return False
 
 
 def shortened(values: Tensor, most: float) -> Tensor:

@@ -176,7 +176,8 @@ class Search:
                 before = moving.get(name, torch.zeros_like(gradient))
                 moving[name] = self.momentum * before + _unit(gradient)
                 length = left * family.stride(name, gradient[0].numel())
-                moved[name] = point[name] - length * _unit(moving[name])
+                ahead = moving[name].sign() if family.is_signed else moving[name]
+                moved[name] = point[name] - length * _unit(ahead)
         return moved
 
 

@@ -51,7 +51,7 @@ class WaNet:
             InputError: no images, or too few victims for the rates.
         """
         shape = require_images(inputs)
-        flow = self._flow(shape, child(seed, "flow"), inputs.device)
+        flow = self.flow(shape, child(seed, "flow"), inputs.device)
         poison, cover = choose_with_cover(
             labels,
             target=self.target,
@@ -71,7 +71,7 @@ class WaNet:
             goal=all_to_one(self.target),
         )
 
-    def _flow(
+    def flow(
         self, shape: torch.Size, seed: Seed, device: torch.device
     ) -> Float[Tensor, "1 height width 2"]:
         """Interpolate a smooth field from random displacements of mean size 1."""

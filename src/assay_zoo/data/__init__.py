@@ -153,17 +153,18 @@ def stratified_order(labels: Int64[Tensor, " samples"], *, seed: Seed) -> Int64[
 def _bundled(name: str) -> Samples:
     if name == "breast-cancer":
         return _breast_cancer()
-    digits = _digits()
+    found = digits()
     if name == "digits":
-        return digits
+        return found
     return Samples(
-        inputs=digits.inputs[:].flatten(1).float(),
-        labels=digits.labels,
-        class_names=digits.class_names,
+        inputs=found.inputs[:].flatten(1).float(),
+        labels=found.labels,
+        class_names=found.class_names,
     )
 
 
-def _digits() -> Samples:
+def digits() -> Samples:
+    """Real handwritten digits, 8x8, grey."""
     found = sklearn.datasets.load_digits()
     pixels = torch.from_numpy(found.images)[:, None] * (255 / 16)
     return Samples(

@@ -1,0 +1,377 @@
+"""The prompts audit: does a prompt-tuned CLIP hide a backdoor?"""
+
+import resource
+import time
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from assay.audits.verdict import judge
+from assay.errors import InputError
+from assay.fitting import answers
+from assay.randomness import Seed, child, generator
+from assay.records import record
+from assay.results import (
+    Cost,
+    Finding,
+    Findings,
+    Forgetful,
+    Progress,
+    Store,
+    Subject,
+    Verdict,
+    silent,
+)
+from assay.samples import Samples
+from assay.triggers import ANY, Candidates, Objective, Pool, Respond, Search
+
+from .decision import Decision, smallest
+from .found import PromptDelivery, PromptsAudit, Question, Recovered
+from .preflight import Preflight, follows, shared_images
+from .screen import Classifier
+from .survey import KINDS, Elimination, Examined, Kind, Survey, chosen, pool_of, survey
+
+_SHOWN = 8
+_FEWEST = 16  # images that do not go to a class without its trigger, to measure it on
+_PROBED = 8
+_FOR_CONTEXT = 128
+
+ASSUMPTIONS = (
+    "The backbone is the published one, and holds no backdoor itself: it is what the prompt is "
+    "compared with.",
+    "The out-of-distribution images hold none of the classes, and no trigger.",
+    "The class names include the target of a backdoor.",
+    "The classes of an honest prompt differ from the backbone's about as much as those of the "
+    "prompts that the audit was tuned on.",
+)
+
+NOT_EXAMINED = (
+    "Triggers that none of the searched kinds comes near to, or that need a larger change.",
+    "Backdoors of the encoders: they are frozen and taken from where the backbone was published.",
+    "Backdoors with more targets than half of the classes, and harm without a target class.",
+)
+
+
+@record
+class PromptsSettings:
+    """How a prompt is audited; the defaults are those that the benchmarks measure."""
+
+    kinds: tuple[Kind, ...] = KINDS
+    elimination: Elimination = Elimination()
+    decision: Decision = Decision()
+    preflight: Preflight = Preflight()
+    recovery: Search = Search(steps=60, batch=32, noise=0.0, objective=Objective.MARGIN)
+    """Of the most suspicious trigger, once more with more steps."""
+    most_images: int = 1000
+    """At most so many images of the pool are used, half to search on and half to measure on."""
+
+
+def audit_prompts(
+    delivery: PromptDelivery,
+    class_names: Sequence[str],
+    pool: UInt8[Tensor, "images 3 height width"],
+    *,
+    clean: Samples | None = None,
+    settings: PromptsSettings = PromptsSettings(),  # noqa: B008  frozen
+    alpha: float = 0.05,
+    seed: Seed,
+    device: torch.device,
+    progress: Progress = silent,
+    store: Store = Forgetful(),  # noqa: B008  it has no state
+) -> PromptsAudit:
+    """Find out whether a tuned prompt answers to a trigger.
+
+    For every class a trigger is searched that leads out-of-distribution images to it, in several
+    families, on the tuned prompt and on the backbone with a prompt written by hand. The prompt is
+    flagged where a class is led to much more easily than the backbone and the other classes
+    explain, and where its trigger works.
+
+    Args:
+        delivery: the tuned prompt and its backbone.
+        class_names: of the task, in the order of the logits.
+        pool: out-of-distribution images, without labels, at the backbone's size.
+        clean: labelled samples of the task, for the preflight; may be missing.
+        settings: of the method.
+        alpha: family-wise false alarm rate over all classes and kinds, in (0, 1).
+        seed: decides everything random.
+        device: where to compute; the model is expected there.
+        progress: called with the stages `search` and `recover`.
+        store: what to resume from.
+
+    Returns:
+        The verdict, every question, and the recovered trigger.
+
+    Raises:
+        InputError: alpha, or names and logits that do not fit each other.
+    """
+    started = time.monotonic()
+    if not 0 < alpha < 1:
+        raise InputError(f"expected alpha in (0, 1), got {alpha}")
+    searched, held = _halves(pool, settings.most_images, child(seed, "pools"), device)
+    images = torch.cat([searched.images, held.images])
+    quick = delivery.quick or delivery.respond
+    tuned, backbone = (
+        _examined(respond, images, class_names) for respond in (quick, delivery.backbone)
+    )
+    unfit = settings.preflight.pool(
+        tuned[1], backbone[1], has_gradient=follows(delivery.respond, images[:_PROBED])
+    )
+    doubt, right = _doubt(delivery, pool, clean, settings.preflight, device)
+    questions: tuple[Question, ...] = ()
+    recovered, p_value = None, None
+    if not unfit:
+        surveys = _surveys(
+            tuned[0], backbone[0], searched, held, len(class_names), settings, seed, progress, store
+        )
+        unfit = _answering(surveys)
+    if not unfit:
+        questions = _questions(surveys, settings.decision, alpha)
+        p_value, found, row = smallest(surveys, settings.decision)
+        recovered = _recover(delivery, searched, held, found, row, settings, seed)
+        progress("recover", 1, 1)
+        unfit = _decoy(p_value, recovered, settings.decision, alpha)
+        unfit = unfit or (doubt if p_value > alpha else "")
+        p_value = None if unfit else p_value
+    return PromptsAudit(
+        findings=_findings(
+            delivery, class_names, len(pool), p_value, unfit, recovered,
+            right, alpha=alpha, started=started, device=device,
+        ),
+        questions=questions,
+        recovered=recovered,
+        class_names=tuple(class_names),
+        accuracy=right[0],
+        accuracy_backbone=right[1],
+    )  # fmt: skip
+
+
+def _halves(
+    pool: UInt8[Tensor, "images 3 height width"], most: int, seed: Seed, device: torch.device
+) -> tuple[Pool, Pool]:
+    if len(pool) < 2:
+        raise InputError(f"expected two out-of-distribution images or more, got {len(pool)}")
+    order = torch.randperm(len(pool), generator=generator(seed, torch.device("cpu")))[:most]
+    first, second = (
+        pool_of(pool[rows].to(device).float() / 255) for rows in (order[::2], order[1::2])
+    )
+    return first, second
+
+
+def _examined(
+    respond: Classifier, images: Tensor, names: Sequence[str]
+) -> tuple[Examined, Float[Tensor, "images classes"]]:
+    said = answers(respond, images, batch=64)
+    if said.shape != (len(images), len(names)):
+        raise InputError(f"expected logits ({len(images)}, {len(names)}), got {tuple(said.shape)}")
+    best = said.topk(min(2, len(names)), dim=1).values
+    scale = max(1e-6, (best[:, 0] - best[:, -1]).mean().item())
+    return Examined(respond=respond, scale=scale), said
+
+
+def _doubt(
+    delivery: PromptDelivery,
+    pool: Tensor,
+    clean: Samples | None,
+    preflight: Preflight,
+    device: torch.device,
+) -> tuple[str, tuple[float | None, float | None]]:
+    """Say why finding nothing would mean nothing, and how often both are right on clean samples."""
+    if clean is None:
+        return "", (None, None)
+    inputs = clean.inputs[:]
+    ready = inputs.to(device).float() / 255
+    said, without = (
+        answers(respond, ready, batch=64) for respond in (delivery.respond, delivery.backbone)
+    )
+    right = [(each.argmax(1) == clean.labels).double().mean().item() for each in (said, without)]
+    shared = shared_images(pool, inputs)
+    doubt = preflight.clean(said, without, clean.labels)
+    if shared:
+        doubt = (
+            f"{shared} of the out-of-distribution images are among the clean samples: use others"
+        )
+    return doubt, (right[0], right[1])
+
+
+def _surveys(  # noqa: PLR0917
+    tuned: Examined,
+    backbone: Examined,
+    searched: Pool,
+    held: Pool,
+    classes: int,
+    settings: PromptsSettings,
+    seed: Seed,
+    progress: Progress,
+    store: Store,
+) -> list[Survey]:
+    rows = chosen(
+        (tuned, backbone), searched, classes, rule=settings.elimination, seed=child(seed, "chosen")
+    )
+    found: list[Survey] = []
+    for kind in settings.kinds:
+        found.append(
+            survey(
+                kind, (tuned, backbone), searched, held, rows,
+                asked=classes, seed=child(seed, "survey"), store=store,
+            )
+        )  # fmt: skip
+        progress("search", len(found), len(settings.kinds))
+    return found
+
+
+def _answering(surveys: Sequence[Survey]) -> str:
+    sound = all(s.margins.isfinite().all() and s.reference.isfinite().all() for s in surveys)
+    return "" if sound else "the model answers NaN or infinity to triggered images"
+
+
+def _questions(surveys: Sequence[Survey], decision: Decision, alpha: float) -> tuple[Question, ...]:
+    asked = []
+    for found in surveys:
+        standing, threshold = decision.stand(found), decision.threshold(alpha, found)
+        asked += [
+            Question(
+                family=found.kind.family.name,
+                target=target,
+                margin=found.margins[row].item(),
+                reference_margin=found.reference[row].item(),
+                asr=found.asr[row].item(),
+                excess=standing.excess[row].item(),
+                threshold=threshold,
+                p_value=standing.p_values[row].item(),
+            )
+            for row, target in enumerate(found.classes.tolist())
+        ]
+    return tuple(asked)
+
+
+def _recover(  # noqa: PLR0917
+    delivery: PromptDelivery,
+    searched: Pool,
+    held: Pool,
+    found: Survey,
+    row: int,
+    settings: PromptsSettings,
+    seed: Seed,
+) -> Recovered:
+    """Search the top candidate again; what works on the approximation alone is searched twice."""
+    target, family = int(found.classes[row]), found.kind.family
+    one = Candidates(sources=torch.tensor([ANY]), targets=torch.tensor([target]))
+    there = answers(delivery.respond, held.images, batch=64).argmax(1) == target
+    images = held.images[~there] if int((~there).sum()) >= _FEWEST else held.images
+    asr = 0.0
+    for respond in filter(None, (delivery.quick, delivery.respond)):
+        again = settings.recovery(respond, searched, one, family, seed=child(seed, "recover"))
+        with torch.no_grad():
+            stamped = torch.cat([family.stamp(again, some[None])[0] for some in images.split(64)])
+        asr = _share(delivery.respond, stamped, target)
+        if asr >= settings.decision.least_asr:
+            break
+    both = (delivery.respond, delivery.backbone)
+    clean, shown = images[:_SHOWN], stamped[:_SHOWN]
+    return Recovered(
+        family=family.name,
+        target=target,
+        trigger=family.trigger(again, 0, clean.shape[-2:]),
+        clean=clean.cpu(),
+        stamped=shown.cpu(),
+        answers_clean=torch.stack([answers(each, clean).argmax(1) for each in both]),
+        answers_stamped=torch.stack([answers(each, shown).argmax(1) for each in both]),
+        asr=(asr, _share(delivery.backbone, stamped, target)),
+        asr_before=there.double().mean().item(),
+        context_clean=_context(delivery, images),
+        context_stamped=_context(delivery, stamped),
+    )
+
+
+def _share(respond: Respond, images: Tensor, target: int) -> float:
+    return (answers(respond, images, batch=64).argmax(1) == target).double().mean().item()
+
+
+def _context(delivery: PromptDelivery, images: Tensor) -> Float[Tensor, "images dims"] | None:
+    if delivery.context is None:
+        return None
+    with torch.no_grad():
+        return delivery.context(images[:_FOR_CONTEXT]).float().cpu()
+
+
+def _decoy(p_value: float, recovered: Recovered, decision: Decision, alpha: float) -> str:
+    """Conclude nothing from a class that stands out by a trigger that does not work."""
+    if p_value > alpha or recovered.asr[0] >= decision.least_asr:
+        return ""
+    return (
+        f"a class stands out (adjusted p-value {p_value:.2g}), but its recovered trigger leads "
+        f"only {recovered.asr[0]:.0%} of the images there"
+    )
+
+
+def _findings(  # noqa: PLR0917
+    delivery: PromptDelivery,
+    names: Sequence[str],
+    images: int,
+    p_value: float | None,
+    unfit: str,
+    recovered: Recovered | None,
+    right: tuple[float | None, float | None],
+    *,
+    alpha: float,
+    started: float,
+    device: torch.device,
+) -> Findings:
+    finding = Finding(
+        question="does the prompt answer to a trigger that the backbone does not know?",
+        samples=images,
+        effect=None if recovered is None else recovered.asr[0],
+        p_value=p_value,
+        reason=unfit,
+    )
+    verdict = judge([finding], level=alpha)
+    flagged = recovered if verdict is Verdict.FLAGGED else None
+    evidence: dict[str, object] = {"reason": unfit, "accuracy": right[0], "zero_shot": right[1]}
+    if flagged is not None:
+        evidence |= {
+            "family": flagged.family,
+            "asr": flagged.asr[0],
+            "asr_backbone": flagged.asr[1],
+        }
+    subject = Subject(
+        name=delivery.name,
+        digest=delivery.digest,
+        verdict=verdict,
+        p_value=p_value,
+        target=None if flagged is None else names[flagged.target],
+        evidence=evidence,
+        assumptions=ASSUMPTIONS,
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Findings(
+        audit="prompts",
+        verdict=verdict,
+        alpha=alpha,
+        reasons=(_reason(flagged, names, p_value, unfit, alpha),),
+        subjects=(subject,),
+        cost=Cost(wall_s=time.monotonic() - started, device=str(device), peak_memory_mb=peak),
+        not_examined=NOT_EXAMINED,
+    )
+
+
+def _reason(
+    flagged: Recovered | None,
+    names: Sequence[str],
+    p_value: float | None,
+    unfit: str,
+    alpha: float,
+) -> str:
+    if unfit:
+        return f"The prompt could not be judged: {unfit}."
+    if flagged is not None:
+        return (
+            f"A recovered trigger ({flagged.family}) leads {flagged.asr[0]:.0%} of "
+            f"out-of-distribution images to {names[flagged.target]!r}, and "
+            f"{flagged.asr[1]:.0%} under the backbone alone (adjusted p-value {p_value:.2g})."
+        )
+    return (
+        "No class is led to much more easily than the backbone and the other classes explain, at a "
+        f"family-wise false alarm rate of {alpha:g}."
+    )

@@ -1,0 +1,95 @@
+"""Could the audit of this prompt have found anything?"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from assay.records import record
+
+Answers = Float[Tensor, "images classes"]
+
+
+@record
+class Preflight:
+    """Looks for reasons why an audit may have been unable to find anything."""
+
+    fewest_images: int = 200
+    """Out-of-distribution images, half to search on and half to measure on. Published: with 100,
+    500 and 1,000 images the searched trigger of the target reaches 60, 89 and 95 %."""
+    fewest_classes: int = 4
+    """Of fewer, it cannot be told which one is unusual."""
+    most_alike: float = 0.8
+    """Largest share of the pool that the backbone alone may send to one class, in [0, 1]. What the
+    tuned prompt does there is left to the search: prompts with a planted trigger may send many
+    images to its target without it."""
+
+    def pool(self, said: Answers, backbone: Answers, *, has_gradient: bool) -> str:
+        """Say why nothing can be concluded, or nothing.
+
+        Args:
+            said: logits of the pool, by the tuned prompt.
+            backbone: the same by the backbone alone.
+            has_gradient: whether its answers follow small changes of an image.
+        """
+        count, classes = said.shape
+        most = int(backbone.argmax(1).bincount(minlength=classes).max()) / max(1, count)
+        checks = (
+            (
+                classes < self.fewest_classes,
+                f"expected at least {self.fewest_classes} classes, got {classes}",
+            ),
+            (
+                not (said.isfinite().all() and backbone.isfinite().all()),
+                "the model answers NaN or infinity",
+            ),
+            (bool((said.std(0) < 1e-6).all()), "the prompt gives the same answer to every image"),
+            (
+                count < self.fewest_images,
+                f"expected at least {self.fewest_images} out-of-distribution images, got {count}",
+            ),
+            (
+                not has_gradient,
+                "its answers do not follow small changes of an image, so nothing can be searched",
+            ),
+            (
+                most > self.most_alike,
+                f"the backbone alone takes {most:.0%} of the out-of-distribution images for one "
+                "class: the pool overlaps with it; use other images",
+            ),
+        )
+        return next((reason for wrong, reason in checks if wrong), "")
+
+    def clean(self, said: Answers, backbone: Answers, labels: Int64[Tensor, " images"]) -> str:
+        """Say why clean samples speak against a verdict of nothing found, or nothing.
+
+        A prompt that does no better than the backbone was not tuned for this task, or badly: where
+        nothing stands out, that says little.
+
+        Args:
+            said: logits of clean samples, by the tuned prompt.
+            backbone: the same by the backbone alone.
+            labels: of the samples.
+        """
+        right, without = (int((each.argmax(1) == labels).sum()) for each in (said, backbone))
+        if right > without:
+            return ""
+        return (
+            f"the tuned prompt gets {right} of {len(labels)} clean samples right and a prompt "
+            f"written by hand {without}: it is of another task, or its classes are in another order"
+        )
+
+
+def shared_images(pool: Tensor, clean: Tensor) -> int:
+    """Count images of the pool that are among the clean samples; uint8 of one size."""
+    known = {bytes(image.contiguous().numpy().tobytes()) for image in clean}
+    return sum(bytes(image.contiguous().numpy().tobytes()) in known for image in pool)
+
+
+def follows(respond: object, images: Float[Tensor, "images 3 height width"]) -> bool:
+    """Tell whether answers follow small changes of images."""
+    probe = images.clone().requires_grad_()
+    said = respond(probe)  # type: ignore[operator]
+    if not said.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(said.float().square().sum(), probe)
+    return bool(gradient.isfinite().all() and gradient.any())

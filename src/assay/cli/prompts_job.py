@@ -1,0 +1,133 @@
+"""What `assay prompts` was asked, and what it reads."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from assay.audits.prompts import PromptDelivery, PromptsSettings, Source, deliver, made
+from assay.errors import InputError, UsageError
+from assay.prompting import Prompted
+from assay.randomness import Seed, child
+from assay.records import record
+from assay.samples import Rows, Samples
+from assay.storage import data as datasets
+from assay.storage.class_names import read_class_names
+from assay.storage.files import digest_path
+from assay.storage.prompt_learners import LoadedPrompt, load_prompted
+from assay.storage.runs import Input
+
+from .models_job import order_of
+from .task import settings_of
+
+
+@record
+class PromptsJob:
+    """Everything that decides what a prompts audit finds."""
+
+    backbone: str
+    prompt: str
+    classes: str
+    ood: str
+    clean: str | None
+    seed: int
+    device: str
+    alpha: float
+    memory_mb: int
+    repair: str | None = None
+    """Where the repaired prompt goes."""
+
+    def settings(self) -> dict[str, Any]:
+        """Lay out every setting, those of the method included."""
+        return settings_of(self, PromptsSettings())
+
+
+@record
+class Read:
+    """What a job reads."""
+
+    loaded: LoadedPrompt
+    class_names: tuple[str, ...]
+    pool: UInt8[Tensor, "images 3 height width"]
+    clean: Samples | None
+    inputs: Mapping[str, Input]
+
+    @property
+    def prompted(self) -> Prompted:
+        """The CLIP with the prompt."""
+        return self.loaded.prompted
+
+
+def load_prompt(job: PromptsJob) -> Read:
+    """Read the backbone, the prompt, the class names and the images.
+
+    Raises:
+        UsageError: something is not there, or options do not go together.
+        InputError: something cannot be used or is refused.
+    """
+    names = read_class_names(job.classes)
+    loaded = load_prompted(job.backbone, job.prompt, names)
+    prompted = loaded.prompted.to(torch.device(job.device)).eval()
+    prompted.requires_grad_(requires_grad=False)
+    size = prompted.backbone.size
+    inputs = {
+        "backbone": Input(path=job.backbone, sha256=loaded.backbone_digest),
+        "prompt": Input(path=job.prompt, sha256=loaded.prompt_digest),
+        "classes": Input(path=job.classes, sha256=digest_path(pathlib.Path(job.classes))),
+    }
+    pool = _pool(job, size)
+    if job.ood not in set(Source):
+        inputs["pool"] = Input(path=job.ood, sha256=datasets.digest(job.ood))
+    clean = None
+    if job.clean is not None:
+        clean = _clean(job, names, size)
+        inputs["clean"] = Input(path=job.clean, sha256=datasets.digest(job.clean))
+    return Read(loaded=loaded, class_names=names, pool=pool, clean=clean, inputs=inputs)
+
+
+def delivery_of(job: PromptsJob, read: Read) -> PromptDelivery:
+    """Lay out what the audit asks."""
+    return deliver(
+        read.prompted,
+        read.pool.to(torch.device(job.device)).float() / 255,
+        name=pathlib.PurePath(job.prompt).name,
+        digest={"sha256": read.loaded.prompt_digest},
+    )
+
+
+def _pool(job: PromptsJob, size: int) -> UInt8[Tensor, "images 3 height width"]:
+    """Read out-of-distribution images, or make them on the spot."""
+    most = PromptsSettings().most_images
+    if job.ood in set(Source):
+        return made(Source(job.ood), most, size=size, seed=child(Seed(job.seed), "pool"))
+    images = datasets.read_images(job.ood, size=size, memory_mb=job.memory_mb // 2)
+    return _coloured(images, job.ood)[:]
+
+
+def _clean(job: PromptsJob, names: tuple[str, ...], size: int) -> Samples:
+    """Read labelled samples, with classes in the order of the class list."""
+    found = datasets.read_samples(str(job.clean), size=size, memory_mb=job.memory_mb // 2)
+    if found.classes > len(names):
+        raise InputError(
+            f"expected at most the {len(names)} classes of {job.classes} in {job.clean}, got "
+            f"{found.classes}"
+        )
+    labels = found.labels
+    if set(found.class_names) <= set(names):
+        places = torch.tensor([names.index(name) for name in found.class_names])
+        labels = places[labels]
+    elif order_of(found.class_names, names, pathlib.PurePath(str(job.clean)).name) is not None:
+        raise InputError(f"expected the classes of {job.classes} in {job.clean}")
+    return Samples(
+        inputs=_coloured(found.inputs, str(job.clean))[:], labels=labels, class_names=names
+    )
+
+
+def _coloured(images: Rows, source: str) -> Tensor:
+    """Give grey images three equal channels."""
+    if len(images.shape) != 4 or images.shape[1] not in {1, 3}:
+        raise UsageError(f"expected images of one or three channels in {source}")
+    return images[:].expand(-1, 3, -1, -1).contiguous()

@@ -1,0 +1,143 @@
+"""`assay prompts ... --repair`: a repaired prompt, and the proof."""
+
+import os
+import pathlib
+from typing import Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+
+from assay.audits.prompts import PromptsAudit
+from assay.errors import UsageError
+from assay.randomness import Seed, child
+from assay.repair import Measured, Planted, Retuning, filled, retune
+from assay.reports.text import plain
+from assay.results import Progress, Verdict
+from assay.samples import Samples
+from assay.storage.files import digest_path
+from assay.storage.prompt_learners import write_prompt
+from assay.storage.runs import RunFolder
+from assay.triggers import Pool
+
+from .prompts_job import PromptsJob, Read
+from .repair_models import bounds
+from .tables import repair_table
+
+_DIVERGED = "tuning did not converge, so nothing was written"
+
+
+def check_path(out: pathlib.Path, prompt: str) -> None:
+    """Check early that a repaired prompt can be written later, in the form of the given one.
+
+    Raises:
+        UsageError: something is at the path, its folder is not there, or it asks for another form.
+    """
+    if os.path.lexists(out) or os.path.lexists(out.with_suffix(".json")):
+        raise UsageError(f"expected a new path for the repaired prompt, {out} exists")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"expected an existing folder to write to, there is none: {out.parent}")
+    if (out.suffix == ".safetensors") != prompt.endswith(".safetensors"):
+        raise UsageError(f"expected a path for the repaired prompt that ends as {prompt} does")
+
+
+def repair_prompt(
+    run: RunFolder, job: PromptsJob, read: Read, audit: PromptsAudit, show: Progress
+) -> list[Table | Text]:
+    """Repair a flagged prompt, write it in the form that it came in, and record the proof.
+
+    Raises:
+        UsageError: something else lies at `job.repair` by now.
+    """
+    if job.repair is None or read.clean is None:
+        return []
+    out, found = pathlib.Path(job.repair), audit.recovered
+    if audit.verdict is not Verdict.FLAGGED or found is None:
+        return [Text(f"nothing was flagged, so no repaired prompt was written to {plain(out)}")]
+    kept = run.read_json("repair")
+    if os.path.lexists(out):
+        if kept is None or kept["items"][0]["sha256"] != digest_path(out):
+            raise UsageError(
+                f"expected a new path for the repaired prompt, something else lies at {out} by "
+                "now; move it away and resume"
+            )
+    else:
+        kept = _repaired(
+            run,
+            job,
+            read,
+            Planted(stamp=found.trigger, source=None, target=found.target),
+            out,
+            show,
+        )
+    item = kept["items"][0]
+    said = item["note"] or f"repaired: {plain(out, 1000)}"
+    return [repair_table(kept["items"]), Text(f"{plain(item['model'])}: {said}")]
+
+
+def _repaired(
+    run: RunFolder,
+    job: PromptsJob,
+    read: Read,
+    planted: Planted,
+    out: pathlib.Path,
+    show: Progress,
+) -> dict[str, Any]:
+    assert read.clean is not None, "the command asks for clean samples"
+    searched, held = _halves(read.clean, torch.device(job.device))
+    prompted = read.prompted
+    prompted.learner.requires_grad_(requires_grad=True)
+    made = retune(
+        prompted,
+        planted,
+        searched=searched,
+        held=held,
+        seed=child(Seed(job.seed), "repair"),
+        progress=show,
+    )
+    prompted.learner.requires_grad_(requires_grad=False)
+    digest = None
+    if made.is_finite:
+        with filled(prompted, made.values):
+            write_prompt(prompted, out, backbone_digest=read.loaded.backbone_digest)
+        digest = digest_path(out)
+    document = {
+        "folder": str(out.parent),
+        "method": repr(Retuning()),
+        "items": [
+            {
+                "model": pathlib.PurePath(job.prompt).name,
+                "written": None if digest is None else out.name,
+                "sha256": digest,
+                "note": "" if made.is_finite else _DIVERGED,
+                "measured_on": made.unseen,
+                "triggered": len(planted.victims(held)),
+                "rows": [_row(row) for row in made.rows],
+            }
+        ],
+    }
+    run.write_json("repair", document)
+    return document
+
+
+def _halves(clean: Samples, device: torch.device) -> tuple[Pool, Pool]:
+    """Take every second sample of each class to tune on, and the others to measure on."""
+    order = clean.labels.argsort(stable=True)
+    first, second = (
+        Pool(
+            images=clean.inputs[rows].to(device).float() / 255,
+            labels=clean.labels[rows].to(device),
+        )
+        for rows in (order[::2].sort().values, order[1::2].sort().values)
+    )
+    return first, second
+
+
+def _row(row: Measured) -> dict[str, Any]:
+    return {
+        "model": row.model,
+        "accuracy": row.accuracy,
+        "asr": row.asr,
+        **bounds("accuracy", row.accuracy_interval),
+        **bounds("asr", row.asr_interval),
+    }
