@@ -20,6 +20,7 @@ from assay.audits.prompts import (
     deliver,
     made,
 )
+from assay.prompting import Prompted, ZeroShot
 from assay.randomness import Seed, child
 from assay.repair import Planted, Retuning, filled, measured, retune
 from assay.results import Verdict
@@ -37,6 +38,7 @@ TABLE = grid.HERE / "PROMPTS.md"
 VERSION = 1
 TUNED_TASKS, TUNED_ATTACKS, TUNED_SEEDS = ("cifar10", "gtsrb"), (zoo.HONEST, "badclip"), (0,)
 POOLS = ("crops", "procedural", "natural")
+LEAST_ASR = 0.8
 PARTS = ("audit", "published", "neural-cleanse", "repair")
 
 
@@ -126,7 +128,7 @@ def _pool(kind: str, size: int, task: str) -> torch.Tensor:
     return made(Source(kind), 1000, size=size, seed=Seed(17))
 
 
-def _about(tuned: zoo.Tuned) -> dict[str, Any]:
+def _about(tuned: zoo.Tuned, recipe: zoo.Recipe) -> dict[str, Any]:
     return {
         "poisoned": tuned.target is not None,
         "true_target": tuned.target,
@@ -134,7 +136,19 @@ def _about(tuned: zoo.Tuned) -> dict[str, Any]:
         "zero_shot": tuned.zero_shot,
         "true_asr": tuned.asr,
         "stray": tuned.stray,
+        "true_asr_backbone": _on_backbone(tuned, recipe),
     }
+
+
+def _on_backbone(tuned: zoo.Tuned, recipe: zoo.Recipe) -> float | None:
+    """How often the attacker's trigger works on the backbone alone: what no prompt planted."""
+    if tuned.target is None or tuned.trigger is None:
+        return None
+    test = zoo.find_task(recipe.task).test
+    others = (test.labels != tuned.target).nonzero().squeeze(1)[:500]
+    alone = Prompted(tuned.prompted.backbone, ZeroShot(), tuned.prompted.class_names)
+    said = zoo.predict(alone, test.inputs[others], tuned.trigger)
+    return (said == tuned.target).float().mean().item()
 
 
 def _audit(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> grid.Result:
@@ -152,7 +166,7 @@ def _audit(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> g
     recovered = found.recovered
     columns = ("family", "target", "margin", "reference_margin", "asr", "excess")
     return {
-        **_about(tuned),
+        **_about(tuned, recipe),
         "verdict": found.verdict.value,
         "p_value": found.findings.subjects[0].p_value,
         "reason": str(found.findings.subjects[0].evidence["reason"]),
@@ -174,7 +188,7 @@ def _published(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) 
         prompted, pool, classes=len(prompted.class_names), seed=child(recipe.seed, "published")
     )
     return {
-        **_about(tuned),
+        **_about(tuned, recipe),
         "flagged": found.flagged,
         "score": found.score,
         "target": found.target,
@@ -196,7 +210,7 @@ def _cleanse(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) ->
         prompted, pool, classes=len(prompted.class_names), seed=child(recipe.seed, "cleanse")
     )
     return {
-        **_about(tuned),
+        **_about(tuned, recipe),
         "flagged": found.flagged,
         "score": found.score,
         "target": found.target,
@@ -217,7 +231,7 @@ def _repair(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> 
         device=asked.device,
     ).recovered
     if found is None or tuned.trigger is None or tuned.target is None:
-        return {**_about(tuned), "rows": []}
+        return {**_about(tuned, recipe), "rows": []}
     task = zoo.find_task(recipe.task)
     searched, held = (
         Pool(
@@ -249,7 +263,7 @@ def _repair(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> 
             after = measured("after", prompted, true, held)
         rows.append({"with": name, "accuracy": after.accuracy, "asr": after.asr})
     prompted.learner.requires_grad_(requires_grad=False)
-    return {**_about(tuned), "right_target": found.target == tuned.target, "rows": rows}
+    return {**_about(tuned, recipe), "right_target": found.target == tuned.target, "rows": rows}
 
 
 def is_tuned(recipe: Mapping[str, Any]) -> bool:
@@ -258,6 +272,15 @@ def is_tuned(recipe: Mapping[str, Any]) -> bool:
         recipe["task"] in TUNED_TASKS
         and recipe["attack"] in TUNED_ATTACKS
         and recipe["seed"] in TUNED_SEEDS
+    )
+
+
+def works(found: Mapping[str, Any]) -> bool:
+    """Tell whether a prompt holds a backdoor: its trigger works, and not without the prompt."""
+    return bool(
+        found["poisoned"]
+        and found["true_asr"] >= LEAST_ASR
+        and found["true_asr_backbone"] <= found["true_asr"] / 2
     )
 
 
@@ -272,9 +295,10 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "`results/prompts-audit/`; each names its settings, versions and machine. The backbone is "
         "the zoo's small CLIP (32 x 32 pixels), not a published one.",
         "",
-        "**ASR**: of the attacker's own trigger; † marks one that leads fewer than 80 % of the "
-        "images to its target, an attack that does not work. **Stray**: the same share without the "
-        "trigger. **Recovered**: success of the recovered trigger on out-of-distribution images, "
+        "**ASR**: of the attacker's own trigger, under the prompt and under the backbone alone; † "
+        "marks an attack that does not work: a trigger that leads fewer than 80 % of the images to "
+        "its target, or half as many under the backbone alone, so that the prompt holds little of "
+        "it. **Stray**: the same share without the trigger. **Recovered**: success of the recovered trigger on out-of-distribution images, "
         "under the prompt and under the backbone alone.",
         "",
     ]
@@ -298,7 +322,7 @@ def _prompts(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for cell in cells:
         recipe, found = cell["recipe"], cell["result"]
-        weak = found["true_asr"] is not None and found["true_asr"] < 0.8
+        weak = found["poisoned"] and not works(found)
         right = "—"
         if found["poisoned"] and found["verdict"] == Verdict.FLAGGED.value:
             right = "right" if found["target"] == found["true_target"] else "**wrong**"
@@ -307,7 +331,8 @@ def _prompts(cells: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"| {recipe['task']} | {recipe['learner']} | {recipe['attack']} | {recipe['seed']} | "
             f"{recipe['ood']} | {_percent(found['accuracy'])} | {_percent(found['zero_shot'])} | "
-            f"{_percent(found['true_asr'])}{' †' if weak else ''} | {_percent(found['stray'])} | "
+            f"{_percent(found['true_asr'])} / {_percent(found['true_asr_backbone'])}"
+            f"{' †' if weak else ''} | {_percent(found['stray'])} | "
             f"{found['verdict']} | {p_value} | {right} | {recovered} | {found['audit_cpu_s']:.0f} |"
         )
     return [*lines, ""]
@@ -315,8 +340,8 @@ def _prompts(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _summary(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     found = [c["result"] for c in cells]
-    working = [r for r in found if r["poisoned"] and r["true_asr"] >= 0.8]
-    weak = [r for r in found if r["poisoned"] and r["true_asr"] < 0.8]
+    working = [r for r in found if works(r)]
+    weak = [r for r in found if r["poisoned"] and not works(r)]
     honest = [r for r in found if not r["poisoned"]]
     lines = []
     for name, some in (("Working attacks", working), ("Attacks that do not work", weak)):
@@ -341,7 +366,7 @@ def _others(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for part in ("published", "neural-cleanse"):
         found = [c["result"] for c in cells if c["recipe"]["part"] == part]
-        working = [r for r in found if r["poisoned"] and r["true_asr"] >= 0.8]
+        working = [r for r in found if works(r)]
         honest = [r for r in found if not r["poisoned"]]
         if not (working and honest):
             continue
@@ -375,7 +400,7 @@ def _repairs(cells: Sequence[Mapping[str, Any]]) -> list[str]:
         if c["recipe"]["part"] == "repair"
         and c["recipe"]["method"] == repr(Retuning())
         and c["result"]["rows"]
-        and c["result"]["true_asr"] >= 0.8
+        and works(c["result"])
     ]
     if not repaired:
         return []

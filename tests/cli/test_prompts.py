@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from assay.errors import UsageError
 from assay.randomness import Seed, child
 from assay.storage.prompt_learners import load_prompted, write_prompt
 from assay_zoo.clip import BUNDLED
 from assay_zoo.prompt_attacks import Schedule
-from assay_zoo.prompting import HONEST, Recipe, deliver, find_task
+from assay_zoo.prompting import HONEST, Recipe, Tuned, deliver, find_task
 
 from .conftest import Run, parsed, save
 
@@ -20,24 +21,31 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 SEED = Seed(0)
 
 
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def written(folder: pathlib.Path, task_name: str, attack: str, steps: int) -> Tuned:
+    """Tune a prompt, and write it in both forms beside class names and clean samples."""
+    task = find_task(task_name)
+    schedule = Schedule(steps=steps)
+    made = deliver(
+        Recipe(task=task_name, learner="coop", attack=attack, seed=SEED, schedule=schedule)
+    )
+    write_prompt(made.prompted, folder / f"{attack}.safetensors")
+    write_prompt(made.prompted, folder / f"{attack}.pth.tar-1")
+    (folder / "classes.txt").write_text("\n".join(task.class_names))
+    images = task.trusted.inputs[:200].permute(0, 2, 3, 1)
+    save(folder / "clean.npz", images, task.trusted.labels[:200], names=list(task.class_names))
+    return made
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with an honest prompt, a planted one, class names, clean samples and a pool."""
+    """A folder with an honest prompt, class names and clean samples."""
     folder = tmp_path_factory.mktemp("tuned")
-    task = find_task("digits")
-    assert task.class_names == NAMES
-    for name, attack in (("honest", HONEST), ("planted", "badclip")):
-        recipe = Recipe(
-            task="digits", learner="coop", attack=attack, seed=SEED, schedule=Schedule(steps=60)
-        )
-        made = deliver(recipe)
-        assert made.accuracy > 0.8
-        assert made.asr is None or made.asr > 0.9
-        write_prompt(made.prompted, folder / f"{name}.safetensors")
-        write_prompt(made.prompted, folder / f"{name}.pth.tar-1")
-    (folder / "classes.txt").write_text("\n".join(NAMES))
-    images = task.trusted.inputs[:150].permute(0, 2, 3, 1)
-    save(folder / "clean.npz", images, task.trusted.labels[:150], names=list(NAMES))
+    made = written(folder, "digits", HONEST, steps=40)
+    assert made.prompted.class_names == NAMES
+    assert made.accuracy > 0.8
     return folder
 
 
@@ -50,14 +58,19 @@ def here(tuned: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 OPTIONS = ("--classes", "classes.txt", "--device", "cpu", "--quiet")
 
 
-@pytest.mark.usefixtures("here")
-def test_a_planted_prompt_is_flagged_shown_and_repaired(run: Run) -> None:
+def test_a_planted_prompt_is_flagged_shown_and_repaired(run: Run, tmp_path: pathlib.Path) -> None:
+    try:
+        made = written(tmp_path, "cifar10", "badclip", steps=120)
+    except UsageError as error:
+        pytest.skip(str(error))
+    assert made.asr is not None
+    assert made.asr > 0.6
     result = run(
-        *("prompts", BUNDLED, "planted.safetensors", *OPTIONS, "--clean", "clean.npz"),
+        *("prompts", BUNDLED, "badclip.safetensors", *OPTIONS, "--clean", "clean.npz"),
         *("--repair", "fixed.safetensors", "--out", "run", "--json"),
     )
     assert result.exit_code == 1, result.stderr
-    target = NAMES[child(SEED, "target") % len(NAMES)]
+    target = CIFAR[child(SEED, "target") % len(CIFAR)]
     found = parsed(result.stdout)
     assert found["audit"] == "prompts"
     assert found["verdict"] == "flagged"
@@ -70,10 +83,10 @@ def test_a_planted_prompt_is_flagged_shown_and_repaired(run: Run) -> None:
     before, after = repaired["rows"]
     assert after["asr"] < before["asr"] - 0.2
     assert after["accuracy"] > before["accuracy"] - 0.1
-    fixed = load_prompted(str(BUNDLED), "fixed.safetensors", NAMES)
+    fixed = load_prompted(str(BUNDLED), "fixed.safetensors", CIFAR)
     assert fixed.kind == "coop"
     assert not torch.equal(
-        load_file("fixed.safetensors")["ctx"], load_file("planted.safetensors")["ctx"]
+        load_file("fixed.safetensors")["ctx"], load_file("badclip.safetensors")["ctx"]
     )
 
 
@@ -94,7 +107,7 @@ def test_an_honest_prompt_is_not_flagged_and_a_run_resumes(run: Run) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_dry_run_writes_nothing(run: Run) -> None:
-    result = run("prompts", BUNDLED, "planted.pth.tar-1", *OPTIONS, "--dry-run", "--json")
+    result = run("prompts", BUNDLED, "honest.pth.tar-1", *OPTIONS, "--dry-run", "--json")
     assert result.exit_code == 0
     found = parsed(result.stdout)
     assert (found["learner"], found["classes"]) == ("CoOp", 10)
