@@ -298,8 +298,9 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "**ASR**: of the attacker's own trigger, under the prompt and under the backbone alone; † "
         "marks an attack that does not work: a trigger that leads fewer than 80 % of the images to "
         "its target, or half as many under the backbone alone, so that the prompt holds little of "
-        "it. **Stray**: the same share without the trigger. **Recovered**: success of the recovered trigger on out-of-distribution images, "
-        "under the prompt and under the backbone alone.",
+        "it. **Stray**: the same share without the trigger. **Recovered**: success of the "
+        "recovered trigger on out-of-distribution images, under the prompt and under the backbone "
+        "alone.",
         "",
     ]
     for tuned, title in (
