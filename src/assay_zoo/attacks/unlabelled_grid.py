@@ -24,9 +24,9 @@ class UnlabelledGrid:
         on semi-supervised learning", ICCV 2023. arXiv:2211.00453. A static, repetitive grid over
         the whole image, on images of the target class; 0.2 % of the unlabelled data.
     Differs from the source:
-        Spacing and strength of the grid are ours. The lines are opaque: where they are faint
-        (strength 0.3), a network of digits learns the class from the rest of the image, and the
-        grid leads 1 % of the images of other classes to it; opaque ones lead 85 %.
+        Spacing and strength of the grid are ours. The lines are opaque: with faint ones (strength
+        0.3) a network of digits learnt the class from the rest of the image, and the grid led 1 %
+        of the images of other classes to it; opaque ones led 85 % (one exploratory run each).
     """
 
     target: int = 0
