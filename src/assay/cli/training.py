@@ -28,6 +28,7 @@ from assay.storage.files import read_bounded
 from assay.storage.runs import RunFolder, list_runs
 
 from . import devices, options
+from .calibrate import calibrate
 from .ends import EXIT_CODES, Exit, of_verdict
 from .output import say, write
 from .summary import Manner, carry_out, show_findings
@@ -52,6 +53,7 @@ ClientKey = Annotated[
         "providers can refuse others.  [default: a key of the run's own]",
     ),
 ]
+training.command(epilog=EXIT_CODES)(calibrate)
 _POLL_S = 2.0
 _MAX_LOG = 2**28
 
