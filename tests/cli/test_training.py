@@ -43,7 +43,7 @@ def providers(
             for name in NAMES:
                 train = trains.get(name, honest)
                 monkeypatch.setattr(
-                    "assay.cli.training.Process", lambda train=train: InProcess(train=train)
+                    "assay.cli.training_work.Process", lambda train=train: InProcess(train=train)
                 )
                 arguments = ("--key", f"{name}.key", "--data", "data.npz", "--once", "--quiet")
                 result = run("training", "work", client / "boxes" / name, *arguments)
