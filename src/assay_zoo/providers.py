@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -161,7 +162,15 @@ def _inside(environment: Environment) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(environment.threads)
     try:
-        with torch.backends.mkldnn.flags(enabled=not environment.other_kernels):
+        with _without_onednn() if environment.other_kernels else contextlib.nullcontext():
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
+    with warnings.catch_warnings():  # setting the flags warns of what this build cannot do
+        warnings.filterwarnings("ignore", "TF32 acceleration", UserWarning)
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield

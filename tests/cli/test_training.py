@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from tests.providers.conftest import NAMES, InProcess, Train, document, furnish, honest, planting
 
 import assay
+from assay.audits.training import parse_profile
 from assay.errors import InputError
 from assay.providers.keys import open_key
 from assay.storage.runs import RunFolder
@@ -41,7 +43,7 @@ def providers(
             for name in NAMES:
                 train = trains.get(name, honest)
                 monkeypatch.setattr(
-                    "assay.cli.training.Process", lambda train=train: InProcess(train=train)
+                    "assay.cli.training_work.Process", lambda train=train: InProcess(train=train)
                 )
                 arguments = ("--key", f"{name}.key", "--data", "data.npz", "--once", "--quiet")
                 result = run("training", "work", client / "boxes" / name, *arguments)
@@ -169,6 +171,40 @@ def test_a_ledger_that_was_changed_is_refused(
     result = run("training", "judge", path)
     assert result.exit_code == 3
     assert "of the ledger was changed" in result.stderr
+
+
+def test_a_profile_is_calibrated_and_used(
+    run: Run,
+    client: pathlib.Path,
+    providers: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setenv("ASSAY_TRAINING_DATA", "")
+    monkeypatch.delitem(sys.modules, "recipe", raising=False)
+    arguments = ("--data", "data.npz", "--threads", "1", "--quiet")
+    result = run("training", "calibrate", "PLAN.yaml", *arguments)
+    assert result.exit_code == 0, result.stderr
+    profile = parse_profile(parsed((client / "profile.json").read_text()))
+    environments = {name for t in profile.tolerances for name in t.environments}
+    assert len(environments) == 1
+    assert "1 threads" in environments.pop()
+    assert run("training", "calibrate", "PLAN.yaml", *arguments).exit_code == 4, "it is there"
+    write(client, yaml.safe_load((client / "PLAN.yaml").read_text()) | {"profile": "profile.json"})
+    providers(cyd=planting)
+    assert trained(run).exit_code == 1
+    assert run("training", "judge", "run").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--threads", "x"), ("--matmul", "low"), ("--data", "recipe.py")]
+)
+def test_what_cannot_be_calibrated_is_said(
+    run: Run, client: pathlib.Path, wrong: tuple[str, str]
+) -> None:
+    result = run("training", "calibrate", "PLAN.yaml", "--data", "data.npz", *wrong)
+    assert result.exit_code == 4
+    assert not (client / "profile.json").exists()
 
 
 def test_from_python_it_is_the_same(client: pathlib.Path, providers: Callable[..., None]) -> None:

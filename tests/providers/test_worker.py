@@ -157,6 +157,7 @@ WRONG: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "the code differs": lambda s: {"code": s.folder / "elsewhere"},
     "the data differ": lambda s: {"data": str(s.folder / "recipe.py")},
     "--data": lambda _: {"data": None},
+    "nowhere.npz": lambda _: {"data": "nowhere.npz"},
     "not signed by the client's key": lambda _: {"client": fresh_key().public},
 }
 

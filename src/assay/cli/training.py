@@ -12,28 +12,26 @@ from assay.errors import InputError, UsageError
 from assay.providers.bisect import bisect as find_partings
 from assay.providers.client import log_name
 from assay.providers.execute import LOG
-from assay.providers.executors import Executor, Process, RayJobs
 from assay.providers.judging import ending, judge_ledger
-from assay.providers.keys import check_public, open_key
+from assay.providers.keys import open_key
 from assay.providers.ledger import LEDGER, read_ledger
 from assay.providers.loading import Loaded, load_plan
-from assay.providers.mailbox import Mailbox
 from assay.providers.plan import Plan, plan_document, read_plan
 from assay.providers.training import TrainingJob
 from assay.providers.weights import size_of
-from assay.providers.worker import Place
-from assay.providers.worker import work as do_work
 from assay.storage import documents
 from assay.storage.files import read_bounded
 from assay.storage.runs import RunFolder, list_runs
 
 from . import devices, options
+from .calibrate import calibrate
 from .ends import EXIT_CODES, Exit, of_verdict
-from .output import say, write
+from .output import write
 from .summary import Manner, carry_out, show_findings
 from .tables import table
 from .task import create, fresh_folder
 from .training_task import TrainingTask
+from .training_work import work
 
 training = typer.Typer(
     name="training",
@@ -52,6 +50,8 @@ ClientKey = Annotated[
         "providers can refuse others.  [default: a key of the run's own]",
     ),
 ]
+for command in (calibrate, work):
+    training.command(epilog=EXIT_CODES)(command)
 _POLL_S = 2.0
 _MAX_LOG = 2**28
 
@@ -186,90 +186,6 @@ def bisect(
         for p in found
     ]
     Console().print(table(("providers", "first step that differs", "steps compared"), shown))
-    return Exit.NOTHING_FLAGGED
-
-
-@training.command(epilog=EXIT_CODES)
-def work(
-    mailbox: Annotated[
-        str, typer.Argument(metavar="MAILBOX", help="A folder, or a URL such as s3://bucket/a.")
-    ],
-    key: Annotated[
-        pathlib.Path,
-        typer.Option(metavar="FILE", help="Your private key, made where there is none."),
-    ] = pathlib.Path("provider.key"),
-    code: Annotated[
-        pathlib.Path, typer.Option(metavar="FOLDER", help="Where the code files of the plan are.")
-    ] = pathlib.Path(),
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="The training data; their digest is checked."),
-    ] = None,
-    client: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            help="The client's public key: other bundles are refused. Needed for plans that run a "
-            "command.",
-        ),
-    ] = None,
-    once: Annotated[
-        bool, typer.Option("--once", help="Do what is there, then end; else wait for more.")
-    ] = False,
-    poll: Annotated[
-        float, typer.Option(min=0.01, help="Seconds between looks into the mailbox.")
-    ] = 10.0,
-    work: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Where bundles lie while they are executed.  [default: .assay]"
-        ),
-    ] = None,
-    lease: Annotated[
-        float,
-        typer.Option(min=1, help="Seconds without a sign of life until another worker takes over."),
-    ] = 300.0,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Train as jobs of a Ray cluster, by the URL of its job server: "
-            "http://HOST:8265. Its nodes must see the same folders.",
-        ),
-    ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs that a Ray job asks for.")] = 0.0,
-    quiet: options.Quiet = False,
-) -> int:
-    """The provider's side: execute the bundles of a mailbox, and answer each one once.
-
-    Code, data and start weights are checked against the bundle's digests, the training runs in a
-    process of its own, and its weights and log go back signed. The key is made on the first call;
-    its public part is printed, for the client's plan. Several workers can serve one mailbox; a
-    worker that was killed is started again, and does what it left.
-
-    \b
-    Examples:
-      assay training work s3://client-a/us --data train.npz
-      assay training work /mnt/mailbox --data train.npz --code recipe/ --once
-      assay training work s3://client-a/us --data train.npz --ray http://head:8265 --gpus 1
-    """
-    signing = open_key(key)
-    write(f"public key: {signing.public}")
-    executor: Executor = Process()
-    if ray is not None:
-        executor = RayJobs(address=ray, resources={"GPU": gpus})
-    place = Place(
-        key=signing,
-        code=code,
-        data=data,
-        work=work or pathlib.Path(".assay"),
-        executor=executor,
-        client=None if client is None else check_public(client),
-        lease_s=lease,
-    )
-    tell = functools.partial(say, quiet=quiet)
-    done = do_work(Mailbox(mailbox), place, once=once, poll_s=poll, say=tell)
-    say(f"{done} bundles answered", quiet=quiet)
     return Exit.NOTHING_FLAGGED
 
 

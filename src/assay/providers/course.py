@@ -199,6 +199,8 @@ class Course:
         self.attempts = [list(range(self.plan.sub_runs))]
 
     def _opened(self, body: dict[str, Any]) -> None:
+        if body["sub_run"] != len(self.sub_runs):
+            raise ValueError(f"expected sub-run {len(self.sub_runs)}")
         self.sub_runs.append(SubRun(body))
 
     def _sent(self, body: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ def execute(
     Raises:
         InputError: the code is not there, or does not return weights.
     """
-    train, order = _imported(str(bundle.recipe.code)), _order(bundle, folder)
+    train, order = imported(str(bundle.recipe.code)), _order(bundle, folder)
     with (output / LOG).open("w", encoding="utf-8") as log:
 
         def on_step(step: int, weights: Mapping[str, Tensor]) -> None:
@@ -109,7 +109,12 @@ def execute(
     (output / ENVIRONMENT).write_text(stated_environment(ended), encoding="utf-8")
 
 
-def _imported(code: str) -> TrainSteps:
+def imported(code: str) -> TrainSteps:
+    """Find the training code on Python's path.
+
+    Raises:
+        InputError: it is not there.
+    """
     module, _, name = code.partition(":")
     try:
         found: TrainSteps = getattr(importlib.import_module(module), name)

@@ -14,6 +14,7 @@ from typing import Any
 from assay.errors import InputError
 from assay.records import record
 from assay.storage import documents
+from assay.storage.files import read_bounded
 from assay.storage.run_info import now
 
 from .canonical import digest_document
@@ -21,6 +22,7 @@ from .canonical import digest_document
 LEDGER = "ledger.jsonl"
 _FIELDS = {"index", "time", "kind", "body", "previous", "hash"}
 _BEGINNING = "0" * 64
+_MAX_LEDGER = 2**30
 
 
 @record
@@ -89,10 +91,9 @@ def read_ledger(path: pathlib.Path) -> tuple[Entry, ...]:
     Raises:
         InputError: there is none, or a line was changed, taken out, put in or moved.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"expected a ledger at {path}: {error}") from error
+    if not path.is_file():
+        raise InputError(f"expected a ledger at {path}, there is none")
+    content = read_bounded(path, _MAX_LEDGER)
     return check_chain(content.split(b"\n")[:-1])
 
 

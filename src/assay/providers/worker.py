@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from assay.errors import AssayError, InputError
+from assay.errors import AssayError, InputError, UsageError
 from assay.records import record
 from assay.storage import documents
 from assay.storage.data import digest
@@ -146,7 +146,7 @@ class _Worker:
             self._say(f"bundle {claim.bundle}: steps {bundle.first_step} to {_last(bundle)}")
             parts = self._train(claim, bundle, folder)
             answer |= {"state": "done", "environment": _environment(folder)}
-        except (RejectedError, InputError) as error:
+        except (RejectedError, InputError, UsageError) as error:
             self._say(f"bundle {claim.bundle} failed: {error}")
             answer |= {"state": "failed", "error": str(error)[: MAX_STATED * 4]}
         self._deliver(claim, answer, parts)

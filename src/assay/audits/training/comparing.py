@@ -1,5 +1,6 @@
 """Distances between the deliveries of one sub-run."""
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -103,8 +104,10 @@ def _answers(model: nn.Module, probes: Tensor) -> Float[Tensor, "answers classes
 
 def _unlike(answers: list[Tensor]) -> Float64[Tensor, "models models"]:
     shares = [each.double().softmax(-1) for each in answers]
-    rows = [torch.stack([1 - linear_cka(a, b) for b in shares]) for a in shares]
-    return torch.stack(rows).fill_diagonal_(0.0)
+    found = torch.zeros(len(answers), len(answers), dtype=torch.float64)
+    for i, j in itertools.combinations(range(len(answers)), 2):
+        found[i, j] = 1 - linear_cka(shares[i], shares[j])
+    return found + found.T  # one way round: the other rounds differently
 
 
 def _placed(

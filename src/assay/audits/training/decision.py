@@ -79,6 +79,9 @@ class Decision:
     allowance: float = 1.5
     """Factor by which the noise of honest environments may exceed what is expected, where their
     pair was not calibrated."""
+    drift: float = 1.25
+    """The same where their pair was calibrated, on other sub-runs: noise grows along a training.
+    The same environment twice, where twins were equal, has no allowance."""
     prior: float = 8.0
     """How many providers' worth the usual spread counts."""
     joining: float = 0.01
@@ -145,12 +148,13 @@ class Decision:
         if not self.free_order:
             over = [max(_CALM, each) for each in over]
         is_calibrated = all(each is not None for each in found)
-        needs_allowance = not (is_calibrated or self.free_order)
+        is_exact = all(each == RESOLUTION for each in found)
+        allowance = 1.0 if self.free_order or is_exact else self.allowance
         return Pair(
             distance=math.fsum(logs) / len(logs),
             usual=math.fsum(usual) / len(usual),
             over=math.fsum(over) / len(over),
-            allowance=math.log(self.allowance) if needs_allowance else 0.0,
+            allowance=math.log(min(allowance, self.drift) if is_calibrated else allowance),
             calibrated=is_calibrated,
         )
 
@@ -165,7 +169,7 @@ class Pair:
     over: float
     """How far the distance exceeds it; with a fixed order never less than `_CALM`."""
     allowance: float
-    """For environments that were not calibrated."""
+    """For environments that were not calibrated, or on other sub-runs."""
     calibrated: bool
 
 
