@@ -59,6 +59,15 @@ def read_model(path: pathlib.Path, *, max_mb: int) -> "PreTrainedModel":
     return _filled(type(skeleton), config, _weights(path, max_mb), path)
 
 
+def architecture(path: pathlib.Path) -> str:
+    """Tell the class that `config.json` names; empty where it names none.
+
+    Raises:
+        RefusedError: as `read_model`.
+    """
+    return str((_config(path).architectures or [""])[0])
+
+
 def read_encoder(path: pathlib.Path, *, max_mb: int) -> nn.Module:
     """Build the encoder of images that `config.json` names, and fill it as `read_model` does.
 

@@ -46,12 +46,18 @@ def load_vision_text(source: str, *, max_mb: int = 16_384) -> LoadedVisionText:
             "expected a Hugging Face folder of a model of images and texts, with config.json, got "
             f"{source}"
         )
+    named = huggingface.architecture(path)
+    if named != _ARCHITECTURE:
+        raise InputError(
+            f"expected {_ARCHITECTURE} as the architecture in {path / 'config.json'}, got "
+            f"{named!r}: other models of images and texts are not audited yet"
+        )
     tokenizer = read_tokenizer(path)
     model: Any = huggingface.read_model(path, max_mb=max_mb)
     if type(model).__name__ != _ARCHITECTURE:
         raise InputError(
-            f"expected a {_ARCHITECTURE} in {path}, as its config.json names it, got "
-            f"{type(model).__name__}: other models of images and texts are not audited yet"
+            f"expected settings of a {_ARCHITECTURE} in {path}, got those of a "
+            f"{type(model).__name__}"
         )
     size = model.get_output_embeddings().weight.shape[0]
     check_vocabulary(tokenizer, size, path)
