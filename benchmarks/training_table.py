@@ -42,10 +42,10 @@ def main() -> None:
 
 def page(cells: Sequence[Stored]) -> str:
     """Render the whole page."""
-    newest: dict[tuple[str, str], Stored] = {}
+    newest: dict[tuple[str, ...], Stored] = {}
     for cell in sorted(cells, key=lambda cell: cell["provenance"]["date"]):
         if "question" in cell["recipe"]:
-            newest[cell["recipe"]["data"], cell["recipe"]["question"]] = cell
+            newest[(*_place(cell), cell["recipe"]["question"])] = cell
     commits = sorted({cell["provenance"]["commit"] for cell in newest.values()})
     parts = [
         "# Results of the training audit",

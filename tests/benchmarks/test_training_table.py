@@ -38,6 +38,13 @@ def test_a_row_says_who_was_named_accused_and_missed() -> None:
     assert "from 1 cells" in page
 
 
+def test_both_orders_have_a_table() -> None:
+    page = training_table.page([_cell(), _cell(order="free")])
+    assert "from 2 cells" in page
+    assert "fixed order" in page
+    assert "free order" in page
+
+
 def test_the_usual_distances_come_before_single_ones() -> None:
     alone = _cell(question="usual-profile-zest", distances=["zest"])
     page = training_table.page([alone, _cell()])

@@ -57,7 +57,7 @@ def work() -> Work:
 
 
 def _apart(work: Work, first: Weights, second: Weights) -> float:
-    return update_distances(work.start, [first, second]).whole[0, 1].item()
+    return update_distances(work.start, [first, second]).layers[0, 1].item()
 
 
 def test_environments_change_little_and_the_same_one_nothing(work) -> None:
@@ -69,13 +69,13 @@ def test_environments_change_little_and_the_same_one_nothing(work) -> None:
         Environment(precision=Precision.BF16),
     ):
         other = Honest(environment=environment)(work, SEED)
-        assert 0 < _apart(work, usual, other) < 0.1, environment.name
-    assert torch.equal(work.start["0.weight"], work.start["0.weight"])
+        assert _apart(work, usual, other) < 0.03, environment.name
+    assert _apart(work, usual, other) > 0, "bfloat16 rounds"
 
 
 def test_a_free_order_changes_more_than_an_environment(work) -> None:
     first, second = (Honest(free_order=True)(work, Seed(seed)) for seed in (1, 2))
-    assert _apart(work, first, second) > 0.1
+    assert _apart(work, first, second) > 0.05
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,8 @@ def test_deviations_show_and_leave_the_global_generator_and_their_input_alone(wo
 
 
 def test_a_projected_update_is_as_long_as_the_honest_one(work) -> None:
-    zero = {k: torch.zeros_like(v) for k, v in work.start.items()}
     lengths = [
-        sum((v - work.start[k]).double().square().sum() for k, v in end.items() if zero[k].ndim)
+        sum((v - work.start[k]).double().square().sum().item() for k, v in end.items() if v.ndim)
         for end in (HONEST(work, SEED), Projected(honest=HONEST, malicious=BAD)(work, SEED))
     ]
     assert lengths[0] == pytest.approx(lengths[1], rel=1e-3)
@@ -108,7 +107,8 @@ def test_a_projected_update_is_as_long_as_the_honest_one(work) -> None:
 
 def test_matching_keeps_its_distance(work) -> None:
     found = Matching(honest=HONEST, malicious=BAD, distance=0.05)(work, SEED)
-    assert _apart(work, HONEST(work, SEED), found) == pytest.approx(0.05, rel=0.05)
+    apart = update_distances(work.start, [HONEST(work, SEED), found]).whole[0, 1].item()
+    assert apart == pytest.approx(0.05, rel=0.05)
 
 
 def test_who_deviates_sometimes_is_honest_otherwise(work) -> None:
