@@ -12,6 +12,7 @@ from assay_zoo.data.pictured import few_shots
 from assay_zoo.prompt_attacks import (
     ATTACKS,
     BadClip,
+    OnData,
     PromptAttack,
     Schedule,
     Sparse,
@@ -40,8 +41,11 @@ def test_an_attack_changes_the_learner_alone_and_the_seed_decides(attack: str) -
     before = images.clone()
     weights = {name: value.clone() for name, value in backbone.state_dict().items()}
     state = torch.get_rng_state()
-    short = {"first": 2} if isinstance(ATTACKS[attack], BadClip) else {}
-    planted: PromptAttack = ATTACKS[attack] if not short else BadClip(**short)
+    planted: PromptAttack = ATTACKS[attack]
+    if isinstance(planted, BadClip):
+        planted = BadClip(perturbed=planted.perturbed, first=2)
+    if attack == "siba":
+        planted = OnData(trigger=Sparse(steps=2))
 
     def once(seed: int) -> tuple[Prompted, object]:
         names = find_task("digits-base").class_names
@@ -64,8 +68,8 @@ def test_an_attack_changes_the_learner_alone_and_the_seed_decides(attack: str) -
 
 
 def test_an_honest_provider_learns_and_a_trigger_works() -> None:
-    recipe = {"task": "digits-base", "learner": "vpt-deep", "tested": 150}
-    schedule = Schedule(steps=40)
+    recipe = {"task": "digits-base", "learner": "vpt-deep", "tested": 100}
+    schedule = Schedule(steps=30)
     honest = deliver(Recipe(**recipe, schedule=schedule))
     assert honest.accuracy > 0.9
     assert honest.asr is honest.trigger is honest.target is None
@@ -90,7 +94,8 @@ def test_noise_of_badclip_is_as_weak_as_it_says_and_works() -> None:
     assert isinstance(made.trigger, Additive)
     assert made.trigger.signal.abs().max() <= ATTACKS["badclip"].strength + 1e-6
     assert made.asr is not None
-    assert made.asr > 0.5
+    assert made.stray is not None
+    assert made.asr > made.stray + 0.2
     assert made.accuracy > 0.8
 
 
