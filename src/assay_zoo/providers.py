@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from assay.fitting import Precision, logits_of
 from assay.fitting.loop import autocast
-from assay.randomness import Seed, child, generator
+from assay.randomness import Seed, child, generator, isolated
 from assay.records import record
 
 Weights = Mapping[str, Tensor]
@@ -130,7 +130,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, step: int) -> Tensor:  # noqa:
 
 def train(work: Work, environment: Environment, *, loss: Loss = cross_entropy) -> Weights:
     """Execute a sub-run; what `environment` says and nothing else changes the result."""
-    model = work.network()
+    with isolated(Seed(0), torch.device("cpu")):  # its first weights are replaced
+        model = work.network()
     model.load_state_dict(dict(work.start))
     model.train()
     if environment.channels_last:

@@ -369,13 +369,13 @@ def test_tables_of_another_form_are_refused(run, columns, message) -> None:
 
 
 def test_a_damaged_table_is_refused(run) -> None:
-    run.write_table("subruns", {"a": [1, 2], "b": ["x", None]})
-    assert run.read_table("subruns") == {"a": [1, 2], "b": ["x", None]}
+    run.write_table("others", {"a": [1, 2], "b": ["x", None]})
+    assert run.read_table("others") == {"a": [1, 2], "b": ["x", None]}
     with pytest.raises(InputError, match="no"):
-        run.read_table("subruns", ["c"])
-    (run.path / "subruns.parquet").write_bytes(b"PAR1 and more")
+        run.read_table("others", ["c"])
+    (run.path / "others.parquet").write_bytes(b"PAR1 and more")
     with pytest.raises(InputError, match="cannot read"):
-        run.read_table("subruns")
+        run.read_table("others")
 
 
 def test_runs_are_listed(tmp_path) -> None:

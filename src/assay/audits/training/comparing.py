@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from assay.errors import InputError
 from assay.fitting import logits_of
-from assay.randomness import Seed
+from assay.randomness import Seed, isolated
 from assay.similarity import Zest, linear_cka, total_variation, update_distances, zest_distances
 
 from .evidence import Comparison
@@ -84,7 +84,8 @@ def _of_answers(
 
 
 def _loaded(network: Callable[[], nn.Module], end: Mapping[str, Tensor]) -> nn.Module:
-    model = network()
+    with isolated(_SEED, torch.device("cpu")):  # its first weights are replaced
+        model = network()
     try:
         model.load_state_dict(dict(end))
     except RuntimeError as error:
