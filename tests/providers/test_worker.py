@@ -255,8 +255,8 @@ def test_a_training_goes_through_storage_without_folders(
 @pytest.fixture
 def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A Ray cluster of one node; gives the address of its job server."""
-    ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray = pytest.importorskip("ray")
     with (
         warnings.catch_warnings(),
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
@@ -265,8 +265,10 @@ def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         cluster = ray.init(
             num_cpus=1, include_dashboard=True, _temp_dir=folder, configure_logging=False
         )
-        yield f"http://{cluster.dashboard_url}"
-        ray.shutdown()
+        try:
+            yield f"http://{cluster.dashboard_url}"
+        finally:
+            ray.shutdown()
 
 
 @pytest.mark.slow
