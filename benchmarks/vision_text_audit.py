@@ -191,8 +191,8 @@ def _about(found: VisionTextAudit, index: int, planted: Planting | None) -> dict
     """What is stored of one model; target 0 is the planted response."""
     model = found.models[index]
     recovered = model.recovered
-    token = "" if recovered is None else found.responses[recovered.target].strip()
-    is_planted = planted is not None and bool(token) and planted.response.startswith(token)
+    said = "" if recovered is None else recovered.response.strip()
+    is_planted = planted is not None and said.startswith(planted.response)
     return {
         "name": model.name,
         "poisoned": planted is not None,
