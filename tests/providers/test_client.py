@@ -86,6 +86,13 @@ def test_who_plants_is_expelled_and_nothing_of_it_stays(scene: Scene) -> None:
     assert torch.equal(weights["weight"], alone(scene)), "the training is as if it had no part"
 
 
+def test_providers_with_orders_of_their_own_are_not_held_to_a_fixed_one(scene: Scene) -> None:
+    scene.document |= {"order": "free", "replicated": 3}
+    judged = train(scene)
+    assert judged.is_closed
+    assert Verdict.FLAGGED not in verdicts(judged).values()
+
+
 def test_a_sub_run_of_who_was_flagged_later_is_done_again(scene: Scene) -> None:
     """A secret for which the attacker is the main provider before anything is replicated."""
     scene.trains["bea"] = planting

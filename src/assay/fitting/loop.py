@@ -22,7 +22,9 @@ class Precision(enum.Enum):
     """The number format of the forward and backward pass; weights stay float32."""
 
     AUTO = "auto"
-    """bfloat16 where the device computes in it, float32 elsewhere."""
+    """bfloat16 where an accelerator computes in it, float32 elsewhere. A CPU trains in float32,
+    whether it has bfloat16 or not, so that a verdict does not depend on the model of the CPU: on
+    one that has, BadNets at 3 % of the digits was missed in bfloat16 and found in float32."""
     BF16 = "bf16"
     FP32 = "fp32"
 
@@ -215,7 +217,7 @@ def logits_of(output: object) -> Tensor:
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001  nothing public tells
+        return False
     return torch.get_device_module(device).is_bf16_supported()
 
 

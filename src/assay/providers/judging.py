@@ -4,7 +4,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from assay.audits.training import Profile, TrainingAudit, judge_training, parse_profile
+from assay.audits.training import (
+    Decision,
+    Profile,
+    TrainingAudit,
+    TrainingSettings,
+    judge_training,
+    parse_profile,
+)
 from assay.errors import InputError
 from assay.records import record
 from assay.results import Verdict
@@ -37,6 +44,7 @@ def judge_now(course: Course, *, alpha: float) -> TrainingAudit:
         deliveries,
         course.comparisons,
         profile=profile_of(course),
+        settings=TrainingSettings(decision=Decision(free_order=course.held.free_order)),
         alpha=alpha,
         trusted=frozenset(own & {d.provider for d in deliveries}),
     )

@@ -89,6 +89,10 @@ class Decision:
     believed: float = 2.0
     """A group whose own distances exceed what is expected by more than this factor (beyond the
     allowance) is not believed: nobody is known to be honest."""
+    fewest_free: int = 3
+    """With a free order: providers that must agree. Two that happen to draw alike say nothing of a
+    third (a linear model of three steps a sub-run: two honest ones lay 0.16 apart, the third 0.54).
+    """
     strangest: float = 1.3
     """With a free order: the largest mean distance within a group that is believed, for distances
     of updates; at 1.41 updates have nothing in common."""
@@ -253,6 +257,11 @@ class View:
             return (
                 (),
                 "even the closest providers lie farther apart than honest noise is believed to",
+            )
+        if self.decision.free_order and len(group) < self.decision.fewest_free:
+            return (), (
+                f"only {len(group)} providers agree, and with orders of their own that does not "
+                "show how far honest ones lie apart"
             )
         if 2 * len(group) < len(self):
             return (), (
