@@ -35,7 +35,7 @@ from model_baselines import NeuralCleanse
 
 RESULTS = grid.HERE / "results" / "prompts-audit"
 TABLE = grid.HERE / "PROMPTS.md"
-VERSION = 1
+VERSIONS = {"audit": 2, "published": 1, "neural-cleanse": 1, "repair": 1}
 TUNED_TASKS, TUNED_ATTACKS, TUNED_SEEDS = ("cifar10", "gtsrb"), (zoo.HONEST, "badclip"), (0,)
 POOLS = ("crops", "procedural", "natural")
 LEAST_ASR = 0.8
@@ -110,7 +110,7 @@ def _group(
                 "ood": asked.ood,
                 "part": part,
                 "method": methods[part][0],
-                "version": VERSION,
+                "version": VERSIONS[part],
             },
             measure=methods[part][1],
         )
@@ -287,7 +287,12 @@ def works(found: Mapping[str, Any]) -> bool:
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
     """Render the stored prompts as Markdown."""
     now = repr(PromptsSettings())
-    audits = [c for c in cells if c["recipe"]["part"] == "audit" and c["recipe"]["method"] == now]
+    audits = [
+        c
+        for c in cells
+        if c["recipe"]["part"] == "audit"
+        and (c["recipe"]["method"], c["recipe"]["version"]) == (now, VERSIONS["audit"])
+    ]
     lines = [
         "# Results of the prompts audit",
         "",

@@ -23,15 +23,18 @@ _TIERS = ("profile", "statistics")
 Stored = Mapping[str, Any]
 
 LEGEND = """\
-Each row is 200 engagements of three replicated sub-runs, drawn from a bank of sub-runs that were
-trained once. **Named**: malicious providers that are flagged; **unjudged**: left `inconclusive`.
-**Accused**: honest providers that are flagged. **Perfect**: engagements in which every malicious
-provider was named and no honest one accused. Intervals are Wilson's, at 95 %, as if providers were
-independent, which those of one bank are not. With 10 % of a training for replicas, three sub-runs
-of n providers stand for a training of 30 (n - 1) sub-runs. Profiles are calibrated on other
-sub-runs of the same training, in the environments that honest providers have; malicious ones state
-the environment that they have. Settings were chosen on those calibration sub-runs of the images;
-but for `drift`, which a first look at the texts led to: they are not held out."""
+Each row is 200 engagements of three replicated sub-runs (two where the task is a text, which has
+sub-runs 5 and 8 alone), drawn from a bank of sub-runs that were trained once. **Named**: malicious
+providers that are flagged; **unjudged**: left `inconclusive`. **Accused**: honest providers that
+are flagged. **Perfect**: engagements in which every malicious provider was named and no honest one
+accused. Intervals are Wilson's, at 95 %, as if providers were independent, which those of one bank
+are not. With 10 % of a training for replicas, three sub-runs of n providers stand for a training of
+30 (n - 1) sub-runs. Profiles are calibrated on other sub-runs of the same training, in the
+environments that honest providers have; malicious ones state the environment that they have.
+Settings were chosen on those calibration sub-runs of the images. **The texts are not held out**: a
+first look at them accused 225 of 1,034 honest providers; it led to `drift`, and to profiles from
+the beginning and the end of a training (design/0012). That with a free order three providers must
+agree was added after the images had been seen, because of a smaller model."""
 
 
 def main() -> None:

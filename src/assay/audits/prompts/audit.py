@@ -34,7 +34,6 @@ from .screen import Classifier
 from .survey import KINDS, Elimination, Examined, Kind, Survey, chosen, pool_of, survey
 
 _SHOWN = 8
-_FEWEST = 16  # images that do not go to a class without its trigger, to measure it on
 _PROBED = 8
 _FOR_CONTEXT = 128
 
@@ -259,8 +258,7 @@ def _recover(  # noqa: PLR0917
     target, family = int(found.classes[row]), found.kind.family
     one = Candidates(sources=torch.tensor([ANY]), targets=torch.tensor([target]))
     there = answers(delivery.respond, held.images, batch=64).argmax(1) == target
-    images = held.images[~there] if int((~there).sum()) >= _FEWEST else held.images
-    asr = 0.0
+    images, asr = held.images[there.double().argsort(stable=True)], 0.0  # what is led there first
     for respond in filter(None, (delivery.quick, delivery.respond)):
         again = settings.recovery(respond, searched, one, family, seed=child(seed, "recover"))
         with torch.no_grad():

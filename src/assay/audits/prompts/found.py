@@ -67,8 +67,7 @@ class Recovered:
     answers_stamped: Int64[Tensor, "2 shown"]
     asr: tuple[float, float]
     """Share of held-out images that go to the target with the trigger, in [0, 1]: under the tuned
-    prompt, and under the backbone alone. Of those that the tuned prompt does not send there without
-    it, or of all where there are hardly any."""
+    prompt, and under the backbone alone."""
     asr_before: float
     """Share that goes to the target under the tuned prompt without the trigger."""
     context_clean: Float[Tensor, "images dims"] | None
