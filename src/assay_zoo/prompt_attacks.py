@@ -327,7 +327,9 @@ ATTACKS: dict[str, PromptAttack] = {
     "siba": OnData(trigger=Sparse()),
     "wanet": OnData(trigger=Bent()),
 }
-"""By name, with what works on the small CLIP, which is stronger than what was published: one seed
-on Fashion-MNIST with prompts in all layers of the image encoder gave ASR 1.00 (BadCLIP, Blended),
-0.96 (adaptive), 0.90 (SIBA), 0.73 (BadNets), 0.68 (WaNet). Where texts alone are tuned (CoOp), SIBA,
-BadNets and WaNet hardly take, 0.45, 0.56 and 0.30, and cost accuracy: measure before use."""
+"""By name, with what works on the small CLIP, which is stronger than what was published.
+
+One seed on Fashion-MNIST, with prompts in all layers of the image encoder, gave ASR 1.00 (BadCLIP,
+Blended), 0.96 (adaptive), 0.90 (SIBA), 0.73 (BadNets), 0.68 (WaNet). Where texts alone are tuned
+(CoOp), SIBA, BadNets and WaNet hardly take, 0.45, 0.56 and 0.30, and cost accuracy: measure each.
+"""
