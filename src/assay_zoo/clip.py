@@ -27,7 +27,12 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 """Of CLIP's own processor."""
 
 BUNDLED = pathlib.Path(__file__).parent / "data" / "small_clip"
-"""A small CLIP in the layout of transformers, as `benchmarks/small_clip.py` made it."""
+"""A small CLIP in the layout of transformers, made with these settings and seed 0.
+
+Zero-shot accuracy on test images: CIFAR-10 0.47, Fashion-MNIST 0.75, GTSRB 0.37, digits 0.96,
+photographs 0.54 (2,000 images of the first two, all of the others). Its tokenizer was learnt before
+ties were broken by order: `benchmarks/small_clip.py` makes another one of the same kind.
+"""
 
 _SIDEDNESS = ("gtsrb", "digits")
 """Tasks whose images mean something else in the mirror."""
