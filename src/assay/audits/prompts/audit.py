@@ -40,8 +40,8 @@ _FOR_CONTEXT = 128
 ASSUMPTIONS = (
     "The backbone is the published one, and holds no backdoor itself: it is what the prompt is "
     "compared with.",
-    "The out-of-distribution images hold none of the classes and no trigger, and look like those of "
-    "the task otherwise: in colour, brightness and background.",
+    "The out-of-distribution images hold none of the classes and no trigger; otherwise they look "
+    "like those of the task, in colour, brightness and background.",
     "The class names include the target of a backdoor.",
     "The classes of an honest prompt differ from the backbone's about as much as those of the "
     "prompts that the audit was tuned on.",
