@@ -3,6 +3,7 @@ import math
 import pytest
 
 from assay.reports import text
+from assay.results import Verdict
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,11 @@ def test_strings_are_cut_and_made_visible() -> None:
 )
 def test_evidence(value, shown) -> None:
     assert text.anything(value) == shown
+
+
+def test_a_provider_is_not_said_to_have_planted_anything():
+    assert "provider" in text.wording("training", Verdict.FLAGGED).headline
+    assert "backdoor" not in text.wording("training", Verdict.FLAGGED).headline
+    for audit in text.TITLES:
+        for verdict in Verdict:
+            assert text.wording(audit, verdict).word == text.WORDING[verdict].word

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from assay.records import record
 from assay.reports import render
-from assay.reports.text import WORDING
+from assay.reports.text import WORDING, wording
 from assay.results import Findings, Verdict
 from assay.storage.runs import RunFolder
 
@@ -61,7 +61,7 @@ def show(path: pathlib.Path, done: Done) -> None:
 
 def show_findings(findings: Findings, subject: str, where: str) -> None:
     """Print the verdict, its reasons, and the subjects behind it; `where` holds all of them."""
-    console, words = Console(), WORDING[findings.verdict]
+    console, words = Console(), wording(findings.audit, findings.verdict)
     console.print(Text(f"\n{words.word}. {words.headline}", style="bold"))
     for reason in findings.reasons:
         console.print(Padding(Text(reason), (0, 0, 0, 2)))

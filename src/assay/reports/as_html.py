@@ -72,7 +72,7 @@ def render(source: Source) -> str:
         .render(
             title=text.title(source.findings.audit),
             subject_line=_subject_line(source, delivered),
-            words=text.WORDING[source.findings.verdict],
+            words=text.wording(source.findings.audit, source.findings.verdict),
             wording=text.WORDING,
             flagged_verdict=Verdict.FLAGGED,
             findings=source.findings,

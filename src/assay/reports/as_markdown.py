@@ -25,7 +25,8 @@ def escape(value: object, limit: int = text.NAME) -> str:
 
 def render(source: Source) -> str:
     """Render a comment of at most 60,000 characters."""
-    findings, words = source.findings, text.WORDING[source.findings.verdict]
+    findings = source.findings
+    words = text.wording(findings.audit, findings.verdict)
     sections = [
         f"## {_ICONS[findings.verdict]} {escape(text.title(findings.audit))}: {words.word}\n\n"
         f"**{words.headline}** {words.advice}\n",

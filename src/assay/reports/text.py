@@ -98,6 +98,20 @@ WORDING = {
     ),
 }
 
+_LEFT = Wording(
+    word="Flagged",
+    headline="There is evidence that a provider left the recipe.",
+    advice="Do not use what this provider delivered. Look at the evidence below, ask what it ran, "
+    "and go on from weights that others agree on.",
+)
+"""Of a training: what a provider did instead may be a backdoor, or steps that it saved."""
+
+
+def wording(audit: str, verdict: Verdict) -> Wording:
+    """Say what a verdict of an audit is called and what it means."""
+    return _LEFT if (audit, verdict) == ("training", Verdict.FLAGGED) else WORDING[verdict]
+
+
 TITLES = {
     "dataset": "Data set audit",
     "models": "Cross-examination of models",
