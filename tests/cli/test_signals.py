@@ -121,6 +121,9 @@ def test_an_interrupted_run_says_how_to_go_on(
     process.send_signal(number)
     process.send_signal(signal.SIGCONT)
     printed, said = process.communicate(timeout=PATIENCE_S)
+    if process.returncode == 1:
+        assert found(out) == reference.found
+        pytest.skip("the run was completed before the signal was heard")
     assert process.returncode == 130, said
     assert not printed
     assert f"assay runs resume {out}" in said
