@@ -33,6 +33,23 @@ def test_it_follows_what_images_shift(backbone, images):
     assert (exact - near).abs().mean() < 0.5 * (exact - still(images)).abs().mean()
 
 
+def test_a_unit_that_sleeps_on_the_images_is_followed_when_it_wakes(backbone, images):
+    """As one would that a trigger wakes: left out, the search could not see what it does."""
+    model = prompted(backbone, strength=1.0)
+    first = model.learner.meta_net[0]
+    with torch.no_grad():
+        first.bias[0] = -1e3
+    near = Linearised(model, images)
+    assert (near.hidden(model.image_features(images))[:, 0] == 0).all()
+    with torch.no_grad():
+        first.bias[0] = 1.0
+    exact, asleep = model(images), near.slopes.clone()
+    asleep[0] = 0
+    found = (exact - near(images)).abs().mean()
+    near.slopes = asleep
+    assert found < 0.7 * (exact - near(images)).abs().mean()
+
+
 def test_gradients_reach_the_images_as_they_do_through_the_prompt(backbone, images):
     model = prompted(backbone, strength=1.0)
     gradients = []

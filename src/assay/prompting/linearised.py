@@ -9,7 +9,7 @@ from assay.errors import InputError
 from .cocoop import CoCoOp
 from .prompted import Prompted
 
-_LEAST = 1e-4  # of the largest spread of a hidden unit, that counts as none
+_LEAST = 0.1  # of the largest spread of a hidden unit, that a step of any unit has at least
 
 
 class Linearised(nn.Module):
@@ -22,8 +22,9 @@ class Linearised(nn.Module):
     .. math:: t_k(h) \approx t_k(\bar h) + \sum_i \frac{h_i - \bar h_i}{s_i}
               \big(t_k(\bar h + s_i e_i) - t_k(\bar h)\big)
 
-    with s the standard deviation of h. One more encoding of all texts a hidden unit is all that the
-    text encoder is asked for, however many images and steps follow.
+    with s the standard deviation of h, at least a tenth of the largest one: a unit that is still on
+    these images may wake under a trigger. One more encoding of all texts a hidden unit is all that
+    the text encoder is asked for, however many images and steps follow.
     """
 
     @torch.no_grad()
@@ -47,14 +48,13 @@ class Linearised(nn.Module):
         self.hidden, last = learner.meta_net[:2], learner.meta_net[2:]
         usual = torch.cat([self.hidden(prompted.image_features(some)) for some in images.split(64)])
         middle, spread = usual.mean(0), usual.std(0)
-        moves = (spread > _LEAST * spread.max()).nonzero().squeeze(1)
-        steps = torch.zeros(1 + len(moves), len(middle), device=middle.device)
-        steps[torch.arange(1, 1 + len(moves)), moves] = spread[moves]
+        reach = spread.clamp(min=max(1e-6, _LEAST * spread.max().item()))
+        steps = torch.cat([torch.zeros_like(reach)[None], reach.diag()])
         texts = torch.stack(
             [prompted.texts_of(learner.ctx + last(middle + step)) for step in steps]
         )
-        self.middle, self.moves, self.texts = middle, moves, texts[0]
-        self.slopes = (texts[1:] - texts[0]) / spread[moves, None, None]
+        self.middle, self.texts = middle, texts[0]
+        self.slopes = (texts[1:] - texts[0]) / reach[:, None, None]
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
@@ -70,7 +70,7 @@ class Linearised(nn.Module):
 
     def logits(self, features: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch classes"]:
         """Compare features of images with those of the texts that they make, approximately."""
-        away = (self.hidden(features) - self.middle)[:, self.moves]
+        away = self.hidden(features) - self.middle
         texts = self.texts + torch.einsum("bm,mkd->bkd", away, self.slopes)
         alike = torch.einsum("bd,bkd->bk", features, nn.functional.normalize(texts, dim=-1))
         return self.prompted.backbone.scale * alike

@@ -50,6 +50,7 @@ def test_many_classes_are_not_all_searched(make, pool):
     assert found.verdict is Verdict.FLAGGED
     assert found.recovered.target == TARGET
     assert len(found.questions) <= 9
+    assert f"of {CLASSES} classes: a first guess" in found.findings.not_examined[0]
 
 
 def test_the_seed_alone_decides_and_nothing_is_changed(make, pool):

@@ -18,7 +18,6 @@ def found(margins, reference, *, kind=KINDS[0], asked=None) -> Survey:
         reference=torch.tensor(reference),
         asr=torch.zeros(count),
         typical=torch.ones(count, dtype=torch.bool),
-        parameters={},
     )
 
 

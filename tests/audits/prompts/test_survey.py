@@ -67,7 +67,6 @@ def test_what_was_kept_is_not_searched_again(make, pool):
         for models in (examined(make, planted=200.0), examined(make))
     )
     assert torch.equal(first.margins, again.margins)
-    assert torch.equal(first.parameters["noise"], again.parameters["noise"])
     assert first.margins[TARGET] - first.reference[TARGET] > 1
     assert first.asr[TARGET] > 0.5
 

@@ -136,8 +136,9 @@ def audit_prompts(
         p_value = None if unfit else p_value
     return PromptsAudit(
         findings=_findings(
-            delivery, class_names, len(pool), p_value, unfit, recovered,
-            right, alpha=alpha, started=started, device=device,
+            delivery, class_names, len(pool), p_value, unfit, recovered, right,
+            searched=len({q.target for q in questions}),
+            alpha=alpha, started=started, device=device,
         ),
         questions=questions,
         recovered=recovered,
@@ -314,6 +315,7 @@ def _findings(  # noqa: PLR0917
     recovered: Recovered | None,
     right: tuple[float | None, float | None],
     *,
+    searched: int,
     alpha: float,
     started: float,
     device: torch.device,
@@ -351,7 +353,17 @@ def _findings(  # noqa: PLR0917
         reasons=(_reason(flagged, names, p_value, unfit, alpha),),
         subjects=(subject,),
         cost=Cost(wall_s=time.monotonic() - started, device=str(device), peak_memory_mb=peak),
-        not_examined=NOT_EXAMINED,
+        not_examined=(*_guessed(searched, len(names)), *NOT_EXAMINED),
+    )
+
+
+def _guessed(searched: int, classes: int) -> tuple[str, ...]:
+    """Say how many classes no trigger was searched for."""
+    if searched in {0, classes}:  # with 0, the reason says why there is no verdict
+        return ()
+    return (
+        f"{classes - searched} of {classes} classes: a first guess did not put them among those "
+        "that a trigger was searched for.",
     )
 
 

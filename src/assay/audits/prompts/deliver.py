@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,6 +11,10 @@ from assay.prompting import CoCoOp, Linearised, Prompted, ZeroShot
 from .found import PromptDelivery
 
 _SOME = 256  # images that a prompt which depends on them is linearised around
+_COMPARED = 64
+_AGREE = 0.9
+"""Share of images on which the approximation must answer as the prompt does, to be searched in its
+place."""
 
 
 def deliver(
@@ -33,6 +38,14 @@ def deliver(
         respond=prompted,
         backbone=Prompted(prompted.backbone, ZeroShot(), prompted.class_names).eval(),
         digest=digest or {},
-        quick=Linearised(prompted, images[:_SOME]) if depends else None,
+        quick=_quick(prompted, images) if depends else None,
         context=prompted.context_shift if depends else None,
     )
+
+
+@torch.no_grad()
+def _quick(prompted: Prompted, images: Tensor) -> Linearised | None:
+    """Linearise a prompt; None where that is no likeness of it."""
+    near, some = Linearised(prompted, images[:_SOME]), images[:_COMPARED]
+    alike = (near(some).argmax(1) == prompted(some).argmax(1)).double().mean().item()
+    return near if alike >= _AGREE else None

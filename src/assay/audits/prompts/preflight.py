@@ -5,6 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from assay.records import record
+from assay.triggers import Respond
 
 Answers = Float[Tensor, "images classes"]
 
@@ -81,14 +82,14 @@ class Preflight:
 
 def shared_images(pool: Tensor, clean: Tensor) -> int:
     """Count images of the pool that are among the clean samples; uint8 of one size."""
-    known = {bytes(image.contiguous().numpy().tobytes()) for image in clean}
-    return sum(bytes(image.contiguous().numpy().tobytes()) in known for image in pool)
+    known = {image.numpy().tobytes() for image in clean}
+    return sum(image.numpy().tobytes() in known for image in pool)
 
 
-def follows(respond: object, images: Float[Tensor, "images 3 height width"]) -> bool:
+def follows(respond: Respond, images: Float[Tensor, "images 3 height width"]) -> bool:
     """Tell whether answers follow small changes of images."""
     probe = images.clone().requires_grad_()
-    said = respond(probe)  # type: ignore[operator]
+    said = respond(probe)
     if not said.requires_grad:
         return False
     (gradient,) = torch.autograd.grad(said.float().square().sum(), probe)

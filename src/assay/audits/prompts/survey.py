@@ -13,7 +13,6 @@ from assay.triggers import (
     Candidates,
     Family,
     Objective,
-    Parameters,
     Patches,
     Pool,
     Search,
@@ -50,6 +49,11 @@ KINDS = (
     Kind(family=Patches(area=0.012), search=_SHORT, usual=0.5, weight=0.15),
     Kind(family=Warps(strength=0.06), search=_SHORT, usual=0.5, weight=0.15),
 )
+"""Exploratory runs on prompts of the zoo's small CLIP (design/0013): one, four, eight and 24 steps
+parted BadCLIP from honest CoOp alike (CIFAR-10 and traffic signs, seed 0; first kind). The usual
+spread is a little above those that these two honest prompts show, 0.47 and 0.24, and is the same
+for all kinds, which was not looked at. Honest VPT on Fashion-MNIST, looked at later, shows up to
+1.07: there alarms may come more often than alpha says."""
 
 
 @record
@@ -95,8 +99,6 @@ class Survey:
     """Share of the held-out images that go to the class under the tuned prompt, in [0, 1]."""
     typical: Bool[Tensor, " candidates"]
     """Classes that show the noise: all, or those drawn at random where some were eliminated."""
-    parameters: Parameters
-    """Of the triggers of the tuned prompt, a row a candidate."""
 
 
 def pool_of(images: Float[Tensor, "images 3 height width"]) -> Pool:
@@ -173,7 +175,6 @@ def survey(
         reference=backbone.margins,
         asr=tuned.asr,
         typical=rows[1],
-        parameters=tuned.parameters,
     )
 
 
@@ -181,7 +182,6 @@ def survey(
 class _Searched:
     margins: Float[Tensor, " candidates"]
     asr: Float[Tensor, " candidates"]
-    parameters: Parameters
 
 
 def _searched(  # noqa: PLR0917
@@ -205,15 +205,8 @@ def _searched(  # noqa: PLR0917
             noise=kind.search.noise, seed=own, most=_MEASURED,
         )  # fmt: skip
         kept = {"margins": margin / model.scale, "asr": asr}
-        kept |= {f"parameter-{key}": value.cpu() for key, value in found.items()}
         store.save(name, kept)
-    prefix = "parameter-"
-    parameters = {
-        key.removeprefix(prefix): value.to(held.images.device)
-        for key, value in kept.items()
-        if key.startswith(prefix)
-    }
-    return _Searched(margins=kept["margins"], asr=kept["asr"], parameters=parameters)
+    return _Searched(margins=kept["margins"], asr=kept["asr"])
 
 
 def _slug(kind: Kind) -> str:
