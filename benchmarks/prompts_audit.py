@@ -37,7 +37,7 @@ RESULTS = grid.HERE / "results" / "prompts-audit"
 TABLE = grid.HERE / "PROMPTS.md"
 VERSIONS = {"audit": 2, "published": 1, "neural-cleanse": 1, "repair": 1}
 TUNED_TASKS, TUNED_ATTACKS, TUNED_SEEDS = ("cifar10", "gtsrb"), (zoo.HONEST, "badclip"), (0,)
-POOLS = ("crops", "procedural", "natural")
+POOLS = ("crops", "procedural", "natural", "digits")
 LEAST_ASR = 0.8
 PARTS = ("audit", "published", "neural-cleanse", "repair")
 
@@ -121,10 +121,9 @@ def _group(
 
 
 def _pool(kind: str, size: int, task: str) -> torch.Tensor:
-    """Take out-of-distribution images; photographs stand in for a user's own."""
-    if kind == "natural":
-        other = "natural" if not task.startswith("natural") else "cifar10"
-        return zoo.find_task(other).tuning.inputs[:1000]
+    """Take out-of-distribution images; those of another task stand in for a user's own."""
+    if kind in TASKS:
+        return zoo.find_task("cifar10" if task.startswith(kind) else kind).tuning.inputs[:1000]
     return made(Source(kind), 1000, size=size, seed=Seed(17))
 
 

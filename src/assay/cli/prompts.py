@@ -140,7 +140,7 @@ def _show_search(job: PromptsJob, read: Read, *, json: bool) -> None:
         "images": min(len(read.pool), settings.most_images),
         "device": job.device,
         "kinds": kinds,
-        "searched_to_the_end": whole,
+        "searched": whole,
     }
     if json:
         write(documents.dump(document))
@@ -150,5 +150,5 @@ def _show_search(job: PromptsJob, read: Read, *, json: bool) -> None:
         f"images, on {job.device}; on the prompt and on the backbone alone:"
     )
     for name in kinds:
-        write(f"  {name:32} {classes:5,} classes shortly, at most {whole:,} of them to the end")
+        write(f"  {name:32} triggers for at most {whole:,} of the classes")
     write("nothing was run or written, and how long it takes is not known before")
