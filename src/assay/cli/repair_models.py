@@ -215,24 +215,24 @@ def _item(one: _Flagged, made: Repaired | None, digest: str | None) -> dict[str,
         "note": _ARCHIVED if made is None else "" if made.is_finite else _DIVERGED,
         "measured_on": None if made is None else made.unseen,
         "triggered": None if made is None else made.triggered,
-        "rows": [] if made is None else [_row(row) for row in made.rows],
+        "rows": [] if made is None else [measured_row(row) for row in made.rows],
     }
 
 
-def _row(row: Measured) -> dict[str, Any]:
+def measured_row(row: Measured) -> dict[str, Any]:
+    """Lay out how a model does, as `repair.json` has it."""
     return {
         "model": row.model,
         "accuracy": row.accuracy,
         "asr": row.asr,
-        **bounds("accuracy", row.accuracy_interval),
-        **bounds("asr", row.asr_interval),
+        **_bounds("accuracy", row.accuracy_interval),
+        **_bounds("asr", row.asr_interval),
         "clean_cosine": row.clean_cosine,
         "triggered_cosine": row.triggered_cosine,
     }
 
 
-def bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
-    """Lay out the ends of an interval, under the name of what it is of."""
+def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
     return {
         f"{name}_low": None if interval is None else interval.low,
         f"{name}_high": None if interval is None else interval.high,

@@ -11,7 +11,7 @@ from rich.text import Text
 from assay.audits.prompts import PromptsAudit
 from assay.errors import UsageError
 from assay.randomness import Seed, child
-from assay.repair import Measured, Planted, Retuning, filled, retune
+from assay.repair import Planted, Retuning, filled, retune
 from assay.reports.text import plain
 from assay.results import Progress, Verdict
 from assay.samples import Samples
@@ -21,7 +21,7 @@ from assay.storage.runs import RunFolder
 from assay.triggers import Pool
 
 from .prompts_job import PromptsJob, Read
-from .repair_models import bounds
+from .repair_models import measured_row
 from .tables import repair_table
 
 _DIVERGED = "tuning did not converge, so nothing was written"
@@ -112,7 +112,7 @@ def _repaired(
                 "note": "" if made.is_finite else _DIVERGED,
                 "measured_on": made.unseen,
                 "triggered": len(planted.victims(held)),
-                "rows": [_row(row) for row in made.rows],
+                "rows": [measured_row(row) for row in made.rows],
             }
         ],
     }
@@ -131,13 +131,3 @@ def _halves(clean: Samples, device: torch.device) -> tuple[Pool, Pool]:
         for rows in (order[::2].sort().values, order[1::2].sort().values)
     )
     return first, second
-
-
-def _row(row: Measured) -> dict[str, Any]:
-    return {
-        "model": row.model,
-        "accuracy": row.accuracy,
-        "asr": row.asr,
-        **bounds("accuracy", row.accuracy_interval),
-        **bounds("asr", row.asr_interval),
-    }
