@@ -53,7 +53,7 @@ def _stages(job: DatasetJob, loaded: Loaded) -> dict[str, float]:
     """Count the work of each stage, in samples trained on."""
     settings, count = DatasetSettings(), len(loaded.data)
     ordinary = float(settings.recipe.epochs * count)
-    confusion = settings.confusion
+    confusion = settings.confusion_for(loaded.data)
     stages = {
         "train": ordinary,
         "confuse": 2.0 * confusion.steps(count) * confusion.batch_size,

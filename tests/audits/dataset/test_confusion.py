@@ -1,10 +1,15 @@
+import copy
+import dataclasses
+
 import torch
 
-from assay.audits.dataset.confusion import Confusion, confused, wrong_labels
+from assay.audits.dataset import DatasetSettings
+from assay.audits.dataset.confusion import ROWS, Confusion, confused, wrong_labels
 from assay.fitting import Batch, Feed, Preprocess, Recipe, feed, train
 from assay.networks import default_network
 from assay.randomness import Seed
 from assay.samples import Samples
+from assay_zoo.attacks import Blended
 
 CPU = torch.device("cpu")
 
@@ -24,8 +29,8 @@ def test_wrong_labels_are_a_distribution_that_never_favours_the_label() -> None:
 
 def test_the_steps_follow_the_suspects_and_stay_short_for_few() -> None:
     confusion = Confusion()
-    assert confusion.steps(13_000) == 600
-    assert confusion.steps(51_000) == 2400
+    assert confusion.steps(13_000) == 400
+    assert confusion.steps(51_000) == 1600
     assert confusion.steps(1_400) == 150
     assert confusion.steps(10) == 50
 
@@ -48,6 +53,35 @@ def test_confusion_takes_the_meaning_and_leaves_the_trigger(
     assert (after.own[40:] > 0).float().mean() < 0.1, "clean samples still keep their labels"
     assert (after.own[:40] > after.own[40:].quantile(0.99)).float().mean() > 0.9
     assert (after.predicted[:40] == 3).float().mean() > 0.9
+
+
+def test_a_faint_trigger_outlives_the_first_steps(digits: tuple[Samples, Samples]) -> None:
+    samples, trusted = digits
+    attack = Blended(target=0, poison_rate=0.05)
+    poisoned = attack(samples.inputs[:], samples.labels, classes=10, seed=Seed(1))
+    suspects = fed(dataclasses.replace(samples, inputs=poisoned.inputs, labels=poisoned.labels))
+    model = default_network(samples.inputs.shape, classes=10, seed=Seed(0))
+    train(model, suspects, Recipe(epochs=15), seed=Seed(0))
+    few = Confusion(epochs=5.0, fewest_steps=1)
+    assert few.steps(len(suspects)) == 50
+
+    def left(confusion: Confusion) -> float:
+        after = list(confusion(copy.deepcopy(model), suspects, fed(trusted), seed=Seed(0)))[-1]
+        clean = after.own[~poisoned.is_poison]
+        assert (clean > 0).float().mean() < 0.1, "clean samples still keep their labels"
+        return (after.own[poisoned.is_poison] > 0).float().mean().item()
+
+    thrown = dataclasses.replace(few, rate=ROWS.rate, momentum=ROWS.momentum)
+    kept, lost = left(few), left(thrown)
+    assert kept > 0.5 > lost, (kept, lost)
+
+
+def test_images_and_rows_are_confused_in_their_own_ways(digits: tuple[Samples, Samples]) -> None:
+    images = digits[0]
+    rows = dataclasses.replace(images, inputs=images.inputs[:].flatten(1).float())
+    settings = DatasetSettings()
+    assert settings.confusion_for(images) is settings.confusion
+    assert settings.confusion_for(rows) is settings.confusion_of_rows
 
 
 def test_the_odds_are_those_of_the_softmax(digits: tuple[Samples, Samples]) -> None:

@@ -29,7 +29,7 @@ from assay.results import (
 from assay.samples import Rows, Samples
 from assay.stats import holm
 
-from .confusion import Confused, Confusion, seen
+from .confusion import ROWS, Confused, Confusion, seen
 from .decision import Decision, Scored, Tested
 from .preflight import Preflight, nearest
 from .refinement import Refinement
@@ -59,11 +59,17 @@ class DatasetSettings:
     12,000 images of CIFAR-10 it fits 88 % after 10 epochs, 98 % after 15; of Adaptive-Patch's
     poison 41 % and 98 %, and what is not fitted cannot survive the confusion."""
     confusion: Confusion = Confusion()
+    """Of images."""
+    confusion_of_rows: Confusion = ROWS
     decision: Decision = Decision()
     refinement: Refinement = Refinement()
     preflight: Preflight = Preflight()
     most_calibration: int = 1000
     """At most so many trusted samples, and at most half, serve as calibration."""
+
+    def confusion_for(self, samples: Samples) -> Confusion:
+        """Choose the confusion by what the samples are: images, or rows of numbers."""
+        return self.confusion if len(samples.inputs.shape) == 4 else self.confusion_of_rows
 
 
 @record
@@ -160,6 +166,7 @@ def audit_dataset(
     """
     started = time.monotonic()
     _check(samples, trusted, alpha)
+    confusion = settings.confusion_for(samples)
     is_calibration = _split(trusted, settings.most_calibration, child(seed, "split"))
     if not is_calibration.any():
         raise InputError(
@@ -181,7 +188,7 @@ def audit_dataset(
     predicted = logits(model, confusing).argmax(1).cpu()
     _, before = seen(model, suspects)
     said, tested = _best_look(
-        settings.confusion(
+        confusion(
             model, suspects, confusing, seed=child(seed, "confuse"), progress=progress, store=store
         ),
         samples,
@@ -217,7 +224,7 @@ def audit_dataset(
         alpha=alpha,
         digest=digest or {},
         cost=_cost(started, device),
-        sample_passes=_passes(settings, len(labels)),
+        sample_passes=_passes(settings.recipe, confusion, len(labels)),
     )
 
 
@@ -545,9 +552,8 @@ def _fresh(samples: Samples, network: Callable[[], nn.Module] | None, seed: Seed
         return network()
 
 
-def _passes(settings: DatasetSettings, suspects: int) -> int:
-    confusion = settings.confusion
-    return settings.recipe.epochs * suspects + 2 * confusion.batch_size * confusion.steps(suspects)
+def _passes(recipe: Recipe, confusion: Confusion, suspects: int) -> int:
+    return recipe.epochs * suspects + 2 * confusion.batch_size * confusion.steps(suspects)
 
 
 def _cost(started: float, device: torch.device) -> Cost:
