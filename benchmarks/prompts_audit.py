@@ -304,7 +304,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "its target, or half as many under the backbone alone, so that the prompt holds little of "
         "it. **Stray**: the same share without the trigger. **Recovered**: success of the "
         "recovered trigger on out-of-distribution images, under the prompt and under the backbone "
-        "alone.",
+        f"alone. The totals count the pool `{POOLS[0]}` alone, the default.",
         "",
     ]
     for tuned, title in (
@@ -344,7 +344,7 @@ def _prompts(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _summary(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [c["result"] for c in cells]
+    found = [c["result"] for c in cells if c["recipe"]["ood"] == POOLS[0]]
     working = [r for r in found if works(r)]
     weak = [r for r in found if r["poisoned"] and not works(r)]
     honest = [r for r in found if not r["poisoned"]]
