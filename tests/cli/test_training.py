@@ -59,6 +59,7 @@ def test_a_provider_is_told_its_key(run: Run, client: pathlib.Path) -> None:
         result = run("training", "work", client / "box", "--key", "ada.key", "--once")
         assert result.exit_code == 0
         assert result.stdout == f"public key: {open_key(client / 'ada.key').public}\n"
+        assert "nothing to do in" in result.stderr
         assert "0 bundles answered" in result.stderr
 
 

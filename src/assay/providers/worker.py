@@ -88,7 +88,7 @@ def work(
         UnreachableError: the mailbox does not answer, and `once` is set.
     """
     worker = _Worker(mailbox, place, say)
-    answered = 0
+    answered, told = 0, False
     while True:
         try:
             did = worker.next()
@@ -96,12 +96,17 @@ def work(
             if once:
                 raise
             say(str(error))
-            did = False
-        answered += did
-        if not did and once:
-            return answered
-        if not did:
             time.sleep(poll_s)
+            continue
+        answered += did
+        if did:
+            continue
+        if not (answered or told):
+            say(f"nothing to do in {mailbox.url}" + ("" if once else "; waiting for bundles"))
+            told = True
+        if once:
+            return answered
+        time.sleep(poll_s)
 
 
 class _Worker:
