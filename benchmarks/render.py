@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grid
+from assay.audits.dataset import DatasetSettings
 from assay.records import record
 from assay.stats import wilson
 from assay_zoo.data import DATA_SETS
@@ -96,7 +97,8 @@ LEGEND = f"""\
 Shares are in per cent. **Rate**: poison (and cover) as a share of the training set; in \
 brackets, as published. **Accuracy** and **ASR** (attack success rate: triggered \
 test samples of other classes that go where the attacker wants) of the ordinary model of the \
-poisoned data; † marks an ASR below {WORKS:.0%}, an attack that does not work. **ASR, clean \
+poisoned data; † marks an ASR below {WORKS:.0%}, an attack that does not work; ‡ an audit with \
+former settings, not measured again since. **ASR, clean \
 model**: of the ordinary model of the clean data, which is wrong now and then. **TPR**: share of \
 the poison that is flagged; **FPR**: share of the samples flagged that are neither poison nor \
 cover. **Cleansed**: the same training without the flagged samples; Δ is its accuracy less that \
@@ -185,7 +187,16 @@ def _attacks(table: Table) -> str:
 
 def _mark(table: Table, name: str) -> str:
     success = _mean(case.get("undefended", "asr") for case in table.of(name))
-    return "†" if success is not None and success < WORKS else ""
+    weak = success is not None and success < WORKS
+    return ("†" if weak else "") + ("‡" if any(map(_is_former, table.of(name))) else "")
+
+
+def _is_former(case: Case) -> bool:
+    """Tell whether the audit ran with other settings than today's, apart from the length."""
+    if "audit" not in case.kinds:
+        return False
+    then, now = case.kinds["audit"]["recipe"]["method"], repr(DatasetSettings())
+    return bool(then.partition(", confusion=")[2] != now.partition(", confusion=")[2])
 
 
 def _groups(names: Sequence[str]) -> dict[str, list[str]]:
@@ -205,12 +216,14 @@ def _false_alarms(table: Table) -> str:
     alarms = known.count("flagged")
     interval = wilson(alarms, len(known))
     flagged = _mean(_times(case.get("audit", "fpr"), 100) for case in table.of("clean"))
+    former = sum(map(_is_former, table.of("clean")))
     lowest = min(case.get("audit", "smallest_adjusted_p") or 1.0 for case in table.of("clean"))
     return (
         f"### False alarms\n\n{alarms} of {len(known)} clean data sets were flagged: "
         f"{alarms / len(known):.1%}, 95 % Wilson interval {interval.low:.1%} to "
         f"{interval.high:.1%}. Inconclusive: {known.count('inconclusive')}. Smallest adjusted "
-        f"p-value: {lowest:.2g}. Samples flagged, on average: {flagged:.2f} %."
+        f"p-value: {lowest:.2g}. Samples flagged, on average: {flagged:.2f} %. With former "
+        f"settings: {former}."
     )
 
 
