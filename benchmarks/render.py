@@ -103,8 +103,8 @@ model**: of the ordinary model of the clean data, which is wrong now and then. *
 the poison that is flagged; **FPR**: share of the samples flagged that are neither poison nor \
 cover. **Cleansed**: the same training without the flagged samples; Δ is its accuracy less that \
 of the ordinary model of the clean data, in points. **Cost**: sample passes, and time, of the \
-audit in units of one ordinary training. Means over seeds, where there are several; "2/3" behind a \
-number says that a seed is missing, and — that all are."""
+audit in units of one ordinary training on the same machine. Means over seeds, where there are \
+several; "2/3" behind a number says that a seed is missing, and — that all are."""
 
 
 def tables(cells: Sequence[Stored]) -> list[Table]:
@@ -140,11 +140,7 @@ def _case_key(cell: Stored) -> tuple[str, int]:
 
 def _heading(table: Table) -> str:
     setting = table.setting
-    machines = {
-        cell["provenance"]["accelerator"] or cell["provenance"]["cpu"]
-        for case in table.cases
-        for cell in case.kinds.values()
-    }
+    machines = {_machine(cell) for case in table.cases for cell in case.kinds.values()}
     return (
         f"## {setting['data']}: {setting['train']:,} samples, network `{setting['network']}`, "
         f"on {', '.join(sorted(machines))}\n\n"
@@ -292,11 +288,11 @@ def _costs(found: Sequence[Table]) -> str:
     head += ["Audit, s", "Audit, ms a sample"]
     rows = []
     for table in found:
-        cases = [case for case in table.cases if "audit" in case.kinds]
+        cases = [case for case in table.cases if _time_ratio(case) is not None]
         if not cases:
             continue
         clock = "cpu" if table.setting["device"] == "cpu" else "wall"
-        ordinary = _mean(case.get("undefended", f"train_{clock}_s") for case in cases)
+        ordinary = statistics.fmean(case.get("undefended", f"train_{clock}_s") for case in cases)
         seconds = statistics.fmean(case.get("audit", f"audit_{clock}_s") for case in cases)
         rows.append(
             [
@@ -306,14 +302,17 @@ def _costs(found: Sequence[Table]) -> str:
                 table.setting["network"],
                 table.setting["device"],
                 str(len(cases)),
-                "—" if ordinary is None else f"{ordinary:.1f}",
+                f"{ordinary:.1f}",
                 f"{seconds:.1f}",
                 f"{1000 * seconds / table.setting['train']:.2f}",
             ]
         )
     if not rows:
         return ""
-    said = "Means over all audits; processor time on a CPU, wall time elsewhere."
+    said = (
+        "Means over the audits, with former settings too, that ran on the same machine as the "
+        "ordinary training; processor time on a CPU, wall time elsewhere."
+    )
     return f"## Cost against size\n\n{said}\n\n{_markdown(head, rows)}"
 
 
@@ -337,11 +336,20 @@ def _lost(table: Table, case: Case) -> float | None:
 
 
 def _time_ratio(case: Case) -> float | None:
-    """Processor time on a CPU, which does not depend on what else runs there; else wall time."""
-    audit = case.kinds.get("audit")
-    clock = "cpu" if audit and audit["provenance"]["accelerator"] is None else "wall"
-    ordinary = case.get("undefended", f"train_{clock}_s")
-    return None if audit is None or not ordinary else audit["result"][f"audit_{clock}_s"] / ordinary
+    """Processor time on a CPU, which does not depend on what else runs there; else wall time.
+
+    None where one ran on another machine than the other.
+    """
+    audit, undefended = case.kinds.get("audit"), case.kinds.get("undefended")
+    if audit is None or undefended is None or _machine(audit) != _machine(undefended):
+        return None
+    clock = "cpu" if audit["provenance"]["accelerator"] is None else "wall"
+    ordinary = undefended["result"].get(f"train_{clock}_s")
+    return audit["result"][f"audit_{clock}_s"] / ordinary if ordinary else None
+
+
+def _machine(cell: Stored) -> str:
+    return str(cell["provenance"]["accelerator"] or cell["provenance"]["cpu"])
 
 
 def _times(value: float | None, scale: float) -> float | None:
