@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import dataclasses
 import enum
 import functools
 import itertools
@@ -30,7 +31,7 @@ from experiment import CLEAN, Case, fed, prepare, untrained
 
 RESULTS = grid.HERE / "results" / "confusion-settings"
 
-VERSION = 2
+VERSION = 3
 """To be raised when the code changes what is measured."""
 
 UPPER = 0.01
@@ -39,7 +40,7 @@ UPPER = 0.01
 TUNED = (*(name for name, scenario in SCENARIOS.items() if scenario.tuned), CLEAN)
 
 FIRST = (10, 15)
-"""Epochs of the first training that are compared."""
+"""Epochs of the first training that are compared, unless the command says otherwise."""
 
 
 class Pull(enum.StrEnum):
@@ -64,15 +65,29 @@ class Variant:
     """1 / lambda."""
     first: int
     """Epochs of the first training."""
+    momentum: float = 0.9
+    rate: float = 0.03
+    epochs: float = 6.0
 
     @property
     def name(self) -> str:
         """Readable, for file names and tables."""
         wrong = "drawn" if self.drawn else "uniform"
-        return f"{wrong}-{self.pull.value}-{self.suspect_weight:g}-after-{self.first}"
+        pace = f"{self.momentum:g}-{self.rate:g}-{self.epochs:g}"
+        return f"{wrong}-{self.pull.value}-{self.suspect_weight:g}-{pace}-after-{self.first}"
 
 
-def variants() -> Iterator[Variant]:
+PACES = (
+    (0.0, 0.03, 3.0, 0.12),
+    (0.0, 0.1, 4.0, 0.06),
+    (0.0, 0.2, 4.0, 0.06),
+    (0.0, 0.2, 4.0, 0.03),
+    (0.0, 0.3, 6.0, 0.06),
+)
+"""Momentum, rate, epochs and weight of the suspects, that the audit's loss is compared with."""
+
+
+def variants(first: Sequence[int]) -> Iterator[Variant]:
     losses = [
         (True, Pull.LOG, 0.05),
         (False, Pull.LOG, 0.05),
@@ -80,8 +95,18 @@ def variants() -> Iterator[Variant]:
         *((False, Pull.ONE_LESS, weight) for weight in (0.4, 0.5)),
         *((False, Pull.LOG_MEAN, weight) for weight in (0.06, 0.12, 0.2)),
     ]
-    for first, (drawn, pull, weight) in itertools.product(FIRST, losses):
-        yield Variant(drawn=drawn, pull=pull, suspect_weight=weight, first=first)
+    for after, (drawn, pull, weight) in itertools.product(first, losses):
+        yield Variant(drawn=drawn, pull=pull, suspect_weight=weight, first=after)
+    for after, (momentum, rate, epochs, weight) in itertools.product(first, PACES):
+        yield Variant(
+            drawn=False,
+            pull=Pull.LOG_MEAN,
+            suspect_weight=weight,
+            first=after,
+            momentum=momentum,
+            rate=rate,
+            epochs=epochs,
+        )
 
 
 def main() -> int:
@@ -90,7 +115,7 @@ def main() -> int:
     groups = [
         _group(_case(asked, scenario, seed), first)
         for seed in asked.seeds
-        for first in reversed(FIRST)
+        for first in sorted(asked.first, reverse=True)
         for scenario in asked.scenario
     ]
     failed = grid.run(groups, RESULTS, device=asked.device, shard=asked.shard)
@@ -105,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", choices=[name for name in SIZES if name not in TABLES], default="cifar10")
     add("--scenario", nargs="+", choices=TUNED, default=TUNED)
     add("--seeds", nargs="+", type=int, default=[0])
+    add("--first", nargs="+", type=int, default=FIRST, help="epochs of the first training")
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
     add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
@@ -128,7 +154,7 @@ def _case(asked: argparse.Namespace, scenario: str, seed: int) -> Case:
 
 def _group(case: Case, first: int) -> grid.Group:
     """List the variants that go on from the same first training."""
-    cells = tuple(_cell(case, variant) for variant in variants() if variant.first == first)
+    cells = tuple(_cell(case, variant) for variant in variants([first]))
     name = f"settings-{case.data}-{case.scenario}-s{case.seed}-after-{first}"
     return grid.Group(name=f"{name}-{case.digest}", cells=cells)
 
@@ -216,11 +242,11 @@ def largest_odds(
 
 
 def _confuse(model: nn.Module, first: _First, variant: Variant, seed: Seed) -> None:
-    settings = Confusion()
+    settings = dataclasses.replace(Confusion(), epochs=variant.epochs)
     optimizer = torch.optim.SGD(
         model.parameters(),
-        lr=settings.rate,
-        momentum=settings.momentum,
+        lr=variant.rate,
+        momentum=variant.momentum,
         weight_decay=settings.weight_decay,
     )
     size, steps = settings.batch_size, settings.steps(len(first.suspects))
@@ -237,20 +263,20 @@ def _confuse(model: nn.Module, first: _First, variant: Variant, seed: Seed) -> N
 
     random = generator(child(seed, "labels"), first.trusted.device)
     with isolated(child(seed, "dropout"), first.trusted.device):
-        loss = _loss(variant, min(size, len(first.trusted)), random)
+        weight = variant.suspect_weight * min(1.0, len(first.trusted) / settings.full_weight_from)
+        loss = _loss(variant, weight, min(size, len(first.trusted)), random)
         fit(model, batches(), optimizer, loss=loss)
 
 
-def _loss(variant: Variant, trusted: int, random: torch.Generator) -> Loss:
+def _loss(variant: Variant, weight: float, trusted: int, random: torch.Generator) -> Loss:
     def loss(said: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
         labels = batch.targets[:trusted]
-        wrong = wrong_labels(labels, classes=said.shape[1], suspect_weight=variant.suspect_weight)
+        wrong = wrong_labels(labels, classes=said.shape[1], suspect_weight=weight)
         if variant.drawn:
             wrong = torch.multinomial(wrong, 1, generator=random).squeeze(1)
         confusion = nn.functional.cross_entropy(said[:trusted], wrong)
         given = batch.targets[trusted:]
         log_p = -nn.functional.cross_entropy(said[trusted:], given, reduction="none")
-        weight = variant.suspect_weight
         return (1 - weight) * confusion + weight * _pull(variant.pull, log_p)
 
     return loss
@@ -267,14 +293,14 @@ def _pull(pull: Pull, log_p: Float[Tensor, " suspects"]) -> Float[Tensor, ""]:
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
     """Mean over attacks and seeds, the worst attack, and what clean samples do, by variant."""
     lines = [
-        f"{'variant':<32} cells  AUROC (worst)  TPR at 0.5 % (worst)  odds (all, clean)  even odds"
+        f"{'variant':<42} cells  AUROC (worst)  TPR at 0.5 % (worst)  odds (all, clean)  even odds"
     ]
     for name in dict.fromkeys(cell["recipe"]["name"] for cell in cells):
         own = [cell for cell in cells if cell["recipe"]["name"] == name]
         results = [cell["result"] for cell in own]
         unattacked = [c["result"] for c in own if c["recipe"]["scenario"] == CLEAN]
         lines.append(
-            f"{name:<32} {len(own):>5}  {_spread(results, 'auroc'):>13}  "
+            f"{name:<42} {len(own):>5}  {_spread(results, 'auroc'):>13}  "
             f"{_spread(results, 'tpr_at_half_percent'):>20}  "
             f"{_most(results, 'largest_odds'):>9} {_most(unattacked, 'largest_odds'):>7}  "
             f"{_most(results, 'even'):>9}"

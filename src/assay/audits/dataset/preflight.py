@@ -19,9 +19,9 @@ _NEAR = 0.1  # the share of the suspects that lie nearest to the confusing sampl
 class Preflight:
     """Looks for reasons why an audit that found nothing may have been unable to find anything.
 
-    Of the calibration of images hardly any keeps its label under confusion (none of Fashion-MNIST,
-    at most 1 of 100 of digits, seeds 10 to 17); of digits as tables up to 2.7 %, of news texts up
-    to 4.6 %, and poison stands out from them all the same.
+    In exploratory runs on clean data, hardly any calibration image keeps its label under confusion
+    (none of Fashion-MNIST, at most 1 of 100 of digits, seeds 10 to 17); of digits as tables up to
+    2.7 %, of news texts up to 4.6 %, and poison stands out from them all the same.
     """
 
     most_unconfused: float = 0.2
