@@ -1,9 +1,13 @@
 """The options are a contract with scripts: none appears or goes by accident."""
 
+import importlib.metadata
+import subprocess
+import sys
+
 import pytest
 import typer.main
 
-from assay.cli.app import app
+from assay.cli.app import COMMANDS, app
 
 from .conftest import Run, parsed
 
@@ -57,6 +61,31 @@ def test_help_says_what_the_exit_codes_mean(run: Run, command: str) -> None:
     assert result.exit_code == 0
     said = " ".join(result.stdout.split())
     assert "0 completed and nothing flagged; 1 flagged; 2 error or inconclusive" in said
+
+
+def test_the_list_of_commands_says_what_each_says_itself(run: Run) -> None:
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert COMMANDS[name] == " ".join(command.help.split("\n\n")[0].split())
+
+
+def test_help_and_version_import_nothing_that_takes_seconds() -> None:
+    for asked in ("--help", "--version"):
+        program = (
+            "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+            f"sys.argv = ['assay', {asked!r}]; from assay.cli import main; main()"
+        )
+        said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)  # noqa: S603
+        assert said.stdout.decode().splitlines()[-1] == "False"
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").stdout == f"assay {importlib.metadata.version('assay')}\n"
+
+
+def test_a_mistyped_command_is_set_right(run: Run) -> None:
+    result = run("datset")
+    assert result.exit_code == 4
+    assert "'dataset'" in result.stderr
 
 
 def test_help_of_the_audit_teaches(run: Run) -> None:

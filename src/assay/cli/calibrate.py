@@ -24,7 +24,7 @@ from assay.storage import documents
 from . import options
 from .calibrating import Matmul, Train, settings
 from .calibrating import calibrate as learn
-from .ends import Exit
+from .exits import Exit
 from .output import progress, write
 from .task import absolute
 

@@ -10,8 +10,8 @@ from assay.errors import UsageError
 
 from . import devices, options
 from .dataset_job import DatasetJob, load
-from .ends import Exit
 from .estimate import show_estimate
+from .exits import Exit
 from .perform import DatasetTask
 from .summary import Manner, carry_out
 from .task import absolute, create, fresh_folder

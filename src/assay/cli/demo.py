@@ -22,7 +22,7 @@ from assay.triggers import Patch
 
 from . import devices, options
 from .dataset_job import DatasetJob, load
-from .ends import Exit
+from .exits import Exit
 from .perform import DatasetTask
 from .running import run_task
 from .summary import show

@@ -22,7 +22,7 @@ from assay.records import record
 from assay.storage import documents
 
 from . import devices
-from .ends import Exit
+from .exits import Exit
 from .output import write
 
 _LIBRARIES = (

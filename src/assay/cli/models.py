@@ -10,8 +10,8 @@ from assay.audits.models.vision_text import PROMPT
 from assay.errors import UsageError
 
 from . import devices, options
-from .ends import Exit
 from .estimate_models import show_search
+from .exits import Exit
 from .models_job import ModelKind, ModelsJob, absolute_model, kind_of
 from .perform import models_task
 from .repair_models import check_path

@@ -11,7 +11,8 @@ from rich.console import Console
 from assay.results import Progress, silent
 from assay.storage import documents
 
-from .ends import Exit, in_one_line
+from .ends import in_one_line
+from .exits import Exit
 
 _EVERY_S = 10.0
 """How often a log that is no terminal hears of progress."""

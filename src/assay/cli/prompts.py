@@ -11,7 +11,7 @@ from assay.errors import UsageError
 from assay.storage import documents
 
 from . import devices, options
-from .ends import Exit
+from .exits import Exit
 from .output import write
 from .perform import PromptsTask
 from .prompts_job import PromptsJob, Read, load_prompt

@@ -9,7 +9,7 @@ from assay.errors import UsageError
 from assay.reports import Format, render
 from assay.storage.runs import RunFolder
 
-from .ends import Exit
+from .exits import Exit
 from .output import say, write
 
 

@@ -15,14 +15,20 @@ from assay.storage.run_info import info_document
 from assay.storage.runs import RunFolder, list_runs
 
 from . import options
-from .ends import EXIT_CODES, Exit
+from .exits import EXIT_CODES, Exit
 from .output import say, write
 from .perform import task_of
 from .summary import Manner, carry_out
 from .tables import table
 from .task import resume as take_up
 
-runs = typer.Typer(name="runs", help="List, show and resume runs.", no_args_is_help=True)
+runs = typer.Typer(
+    name="runs",
+    help="List, show and resume runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 Run = Annotated[pathlib.Path, typer.Argument(metavar="RUN", help="A run folder.")]
 

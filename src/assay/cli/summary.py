@@ -13,7 +13,8 @@ from assay.reports.text import WORDING, wording
 from assay.results import Findings, Verdict
 from assay.storage.runs import RunFolder
 
-from .ends import Exit, of_verdict
+from .ends import of_verdict
+from .exits import Exit
 from .output import say, write
 from .running import OutOfTimeError, run_task
 from .tables import table

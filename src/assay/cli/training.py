@@ -25,7 +25,8 @@ from assay.storage.runs import RunFolder, list_runs
 
 from . import devices, options
 from .calibrate import calibrate
-from .ends import EXIT_CODES, Exit, of_verdict
+from .ends import of_verdict
+from .exits import EXIT_CODES, Exit
 from .output import write
 from .summary import Manner, carry_out, show_findings
 from .tables import table
@@ -37,6 +38,8 @@ training = typer.Typer(
     name="training",
     help="Let several providers train, and find the one who left the recipe.",
     no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 PlanFile = Annotated[

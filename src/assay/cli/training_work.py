@@ -13,7 +13,7 @@ from assay.providers.worker import Place
 from assay.providers.worker import work as do_work
 
 from . import options
-from .ends import Exit
+from .exits import Exit
 from .output import say, write
 
 
