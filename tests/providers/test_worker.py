@@ -262,16 +262,18 @@ def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
     ):
         warnings.simplefilter("ignore")
-        cluster = ray.init(
-            num_cpus=1, include_dashboard=True, _temp_dir=folder, configure_logging=False
-        )
+        try:
+            cluster = ray.init(
+                num_cpus=1, include_dashboard=True, _temp_dir=folder, configure_logging=False
+            )
+        except (RuntimeError, OSError) as error:
+            pytest.skip(f"Ray starts no cluster here: {error}")
         try:
             yield f"http://{cluster.dashboard_url}"
         finally:
             ray.shutdown()
 
 
-@pytest.mark.slow
 def test_a_ray_cluster_trains(scene: Scene, ray_address: str) -> None:
     send(scene, 1)
     executor = RayJobs(address=ray_address, resources={"CPU": 1.0}, python=sys.executable)
