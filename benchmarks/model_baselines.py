@@ -124,7 +124,7 @@ class MmBd:
         target = int(margins.argmax())
         rest = torch.cat([margins[:target], margins[target + 1 :]]).clamp(min=1e-6).numpy()
         shape, _, scale = gamma.fit(rest, floc=0)
-        below = gamma.cdf(margins[target].item(), shape, scale=scale)
+        below = float(gamma.cdf(margins[target].item(), shape, scale=scale))
         p_value = max(1e-12, 1 - below ** (classes - 1))
         score = -torch.tensor(p_value).log().item()
         return Judged(score=score, flagged=p_value < self.level, target=target)

@@ -7,6 +7,7 @@ import grid
 from assay.stats import wilson
 
 RESULTS = grid.HERE / "results" / "training-audit"
+COST = grid.HERE / "results" / "training-cost"
 PAGE = grid.HERE / "TRAINING.md"
 
 SCENARIOS = {
@@ -39,7 +40,7 @@ agree was added after the images had been seen, because of a smaller model."""
 
 def main() -> None:
     """Write the page."""
-    PAGE.write_text(page(grid.read_all(RESULTS)))
+    PAGE.write_text(page(grid.read_all(RESULTS)) + cost(grid.read_all(COST)))
     print(PAGE)
 
 
@@ -63,13 +64,60 @@ def page(cells: Sequence[Stored]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def cost(cells: Sequence[Stored]) -> str:
+    """Render what comparing and judging costs the client."""
+    threads = sorted({str(cell["recipe"]["threads"]) for cell in cells})
+    commits = sorted({cell["provenance"]["commit"] for cell in cells})
+    heads = ["Providers", "Parameters", "Reading and hashing, s", "Comparing, s", "Memory, MB"]
+    compared = [
+        [
+            str(cell["recipe"]["providers"]),
+            f"{cell['recipe']['parameters']:,}",
+            *(f"{cell['result'][name]:.2f}" for name in ("load_and_hash_s", "compare_s")),
+            f"{cell['result']['own_memory_mb']:.0f}",
+        ]
+        for cell in sorted(cells, key=_size)
+        if cell["recipe"]["what"] == "compare"
+    ]
+    judged = [
+        [
+            *(str(cell["recipe"][name]) for name in ("providers", "sub_runs")),
+            f"{cell['result']['judge_s']:.3f}",
+        ]
+        for cell in sorted(cells, key=_size)
+        if cell["recipe"]["what"] == "judge"
+    ]
+    return "\n\n".join(
+        (
+            "\n## What it costs the client",
+            f"`python benchmarks/training_cost.py`, threads: {', '.join(threads)}; "
+            f"{len(cells)} cells of `results/training-cost/`. Commits: {', '.join(commits)}. "
+            "Weights drawn by chance. **Memory**: what the process held by itself at most, beyond "
+            "what it held before; weights are mapped from their files, whose pages the system may "
+            "drop.",
+            "One replicated sub-run, compared by its updates:",
+            _lines(heads, compared),
+            "A whole training, judged by its ledger's distances:",
+            _lines(["Providers", "Replicated sub-runs", "Judging, s"], judged) + "\n",
+        )
+    )
+
+
+def _size(cell: Stored) -> tuple[int, int]:
+    recipe = cell["recipe"]
+    return recipe["providers"], recipe.get("parameters", recipe.get("sub_runs"))
+
+
 def _place(cell: Stored) -> tuple[str, str]:
     return cell["recipe"]["data"], cell["recipe"]["order"]
 
 
 def _table(cells: Sequence[Stored]) -> str:
     heads = ["Scenario", "Judged by", "Named", "Unjudged", "Accused", "Unjudged, honest", "Perfect"]
-    rows = [[*_row(cell)] for cell in sorted(cells, key=_rank)]
+    return _lines(heads, [[*_row(cell)] for cell in sorted(cells, key=_rank)])
+
+
+def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -21,8 +21,8 @@ class Updates:
     update: what happens in a small layer counts as much as in a large one."""
 
 
-_ELEMENTS = 1 << 22
-"""Of a tensor, taken at once: it bounds the memory."""
+_ELEMENTS = 1 << 15
+"""Of a tensor, taken at once: what all models hold of them stays in a processor's cache."""
 
 
 def update_distances(start: Mapping[str, Tensor], ends: Sequence[Mapping[str, Tensor]]) -> Updates:
@@ -68,15 +68,17 @@ def _squares(
     begun: Tensor, ended: Sequence[Tensor]
 ) -> tuple[Float64[Tensor, "models models"], Float64[Tensor, "models models"]]:
     """Squared distances of the updates of one tensor, and the means of their squared lengths."""
+    origin, flat = begun.flatten(), [end.flatten() for end in ended]
     apart = torch.zeros(len(ended), len(ended), dtype=torch.float64)
     lengths = torch.zeros(len(ended), dtype=torch.float64)
-    for first in range(0, begun.numel(), _ELEMENTS):
+    for first in range(0, origin.numel(), _ELEMENTS):
         part = slice(first, first + _ELEMENTS)
-        origin = begun.flatten()[part].double()
-        moved = torch.stack([end.flatten()[part].double() - origin for end in ended])
+        moved = torch.stack([end[part] for end in flat]).double() - origin[part].double()
         lengths += moved.square().sum(1).cpu()
-        for place in range(len(ended) - 1):
-            apart[place, place + 1 :] += (moved[place + 1 :] - moved[place]).square().sum(1).cpu()
+        # by differences: products of long vectors would leave a distance between equal ones
+        gaps = torch.cdist(moved, moved, compute_mode="donot_use_mm_for_euclid_dist")
+        apart += gaps.square().cpu()
+    apart = apart.triu(1)
     return apart + apart.T, (lengths[:, None] + lengths) / 2
 
 
