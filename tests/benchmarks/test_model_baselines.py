@@ -35,6 +35,7 @@ def test_what_is_planted_stands_out_and_nothing_else_does(method) -> None:
         for strength in (0.0, 30.0)
     ]
     assert judged[1].score > judged[0].score
+    assert all(type(each.flagged) is bool for each in judged), "a cell stores it as JSON"
     assert judged[1].flagged
     assert judged[1].target == 4
     assert not judged[0].flagged

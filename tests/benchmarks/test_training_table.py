@@ -49,3 +49,23 @@ def test_the_usual_distances_come_before_single_ones() -> None:
     alone = _cell(question="usual-profile-zest", distances=["zest"])
     page = training_table.page([alone, _cell()])
     assert page.index("| profile |") < page.index("| profile, zest alone |")
+
+
+def test_costs_are_rows_in_the_order_of_their_size() -> None:
+    provenance = {"commit": "abc"}
+    large, small = (
+        {
+            "recipe": {"what": "compare", "providers": 4, "parameters": count, "threads": 1},
+            "result": {"load_and_hash_s": 0.5, "compare_s": 2.25, "own_memory_mb": 61.7},
+            "provenance": provenance,
+        }
+        for count in (10_000_000, 1_000_000)
+    )
+    judged = {
+        "recipe": {"what": "judge", "providers": 8, "sub_runs": 4, "threads": 1},
+        "result": {"judge_s": 0.0331},
+        "provenance": provenance,
+    }
+    said = training_table.cost([large, judged, small])
+    assert said.index("| 4 | 1,000,000 | 0.50 | 2.25 | 62 |") < said.index("| 4 | 10,000,000 |")
+    assert "| 8 | 4 | 0.033 |" in said

@@ -70,3 +70,15 @@ def test_total_variation_is_the_share_of_answers_that_differ() -> None:
     found = total_variation(torch.stack([sure, other]))
     assert found[0, 1].item() == pytest.approx(0.25)
     assert torch.equal(found, found.T)
+
+
+def test_tensors_of_many_parts_are_measured_whole() -> None:
+    random = torch.Generator().manual_seed(0)
+    start = {"w": torch.randn(100, 1000, generator=random)}
+    ends = [{"w": start["w"] + torch.randn(100, 1000, generator=random)} for _ in range(3)]
+    moved = torch.stack([end["w"].double() - start["w"].double() for end in ends]).flatten(1)
+    lengths = moved.square().sum(1)
+    expected = torch.cdist(moved, moved) / ((lengths[:, None] + lengths) / 2).sqrt()
+    found = update_distances(start, [*ends, ends[0]]).whole
+    torch.testing.assert_close(found[:3, :3], expected.fill_diagonal_(0.0))
+    assert found[0, 3] == 0.0
