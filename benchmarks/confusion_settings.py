@@ -242,14 +242,15 @@ def largest_odds(
 
 
 def _confuse(model: nn.Module, first: _First, variant: Variant, seed: Seed) -> None:
-    settings = dataclasses.replace(Confusion(), epochs=variant.epochs)
+    settings = dataclasses.replace(Confusion(), epochs=variant.epochs, recall=1.0)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=variant.rate,
         momentum=variant.momentum,
         weight_decay=settings.weight_decay,
     )
-    size, steps = settings.batch_size, settings.steps(len(first.suspects))
+    size = settings.batch_size
+    steps = settings.steps(len(first.suspects), len(first.trusted))
     wrong = first.trusted.endless(size, seed=child(seed, "trusted"))
     given = first.suspects.endless(size, seed=child(seed, "suspects"))
 

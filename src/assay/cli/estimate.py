@@ -54,9 +54,10 @@ def _stages(job: DatasetJob, loaded: Loaded) -> dict[str, float]:
     settings, count = DatasetSettings(), len(loaded.data)
     ordinary = float(settings.recipe.epochs * count)
     confusion = settings.confusion_for(loaded.data)
+    confusing = max(len(loaded.clean) // 2, len(loaded.clean) - settings.most_calibration)
     stages = {
         "train": ordinary,
-        "confuse": 2.0 * confusion.steps(count) * confusion.batch_size,
+        "confuse": 2.0 * confusion.steps(count, confusing) * confusion.batch_size,
         "score": _PASS * (count + len(loaded.clean)),
     }
     if job.prove:

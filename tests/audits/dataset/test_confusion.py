@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 
+import pytest
 import torch
 
 from assay.audits.dataset import DatasetSettings
@@ -29,10 +30,19 @@ def test_wrong_labels_are_a_distribution_that_never_favours_the_label() -> None:
 
 def test_the_steps_follow_the_suspects_and_stay_short_for_few() -> None:
     confusion = Confusion()
-    assert confusion.steps(13_000) == 400
-    assert confusion.steps(51_000) == 1600
-    assert confusion.steps(1_400) == 150
-    assert confusion.steps(10) == 50
+    assert confusion.steps(13_000, 1000) == 400
+    assert confusion.steps(51_000, 500) == 1600
+    assert confusion.steps(1_400, 500) == 150
+    assert confusion.steps(10, 500) == 50
+
+
+def test_few_trusted_samples_add_a_stretch_under_a_larger_weight() -> None:
+    assert Confusion().steps(1_400, 499) == 250
+    weights = [part.weight for part in Confusion()._stretches(1_400, 100)]
+    assert weights == pytest.approx([0.006, 0.024])
+    weights = [part.weight for part in Confusion()._stretches(1_400, 400)]
+    assert weights == pytest.approx([0.024, 0.06]), "no more than many would have"
+    assert len(ROWS._stretches(1_400, 100)) == 3, "rows are looked at as before"
 
 
 def test_confusion_takes_the_meaning_and_leaves_the_trigger(
@@ -62,8 +72,8 @@ def test_a_faint_trigger_outlives_the_first_steps(digits: tuple[Samples, Samples
     suspects = fed(dataclasses.replace(samples, inputs=poisoned.inputs, labels=poisoned.labels))
     model = default_network(samples.inputs.shape, classes=10, seed=Seed(0))
     train(model, suspects, Recipe(epochs=15), seed=Seed(0))
-    few = Confusion(epochs=5.0, fewest_steps=1)
-    assert few.steps(len(suspects)) == 50
+    few = Confusion(epochs=5.0, fewest_steps=1, recall=1.0)
+    assert few.steps(len(suspects), len(trusted)) == 50
 
     def left(confusion: Confusion) -> float:
         after = list(confusion(copy.deepcopy(model), suspects, fed(trusted), seed=Seed(0)))[-1]
@@ -99,7 +109,8 @@ def test_few_trusted_samples_shrink_the_weight_of_the_suspects() -> None:
     p = said[4:].softmax(1).gather(1, batch.targets[4:, None])
     wrong = wrong_labels(batch.targets[:4], classes=5, suspect_weight=0.12)
     confused = -(wrong * said[:4].log_softmax(1)).sum(1).mean()
+    few = Confusion(batch_size=4, suspect_weight=0.12, full_weight_from=1000, recall=1.0)
     for trusted, weight in ((4, 0.12 * 4 / 1000), (2000, 0.12)):
-        few = Confusion(batch_size=4, suspect_weight=0.12, full_weight_from=1000)
+        (part,) = few._stretches(10, trusted)
         expected = (1 - weight) * confused - weight * p.mean().log()
-        assert torch.allclose(few._loss(4, trusted)(said, batch), expected)
+        assert torch.allclose(few._loss(4, part.weight)(said, batch), expected)

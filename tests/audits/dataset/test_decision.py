@@ -18,8 +18,12 @@ def drawn(seed: int, *, suspects: int = 4000, calibration: int = 500) -> tuple[S
     return some(suspects), some(calibration)
 
 
-def rejected(suspects: Scored, calibration: Scored) -> list[int]:
-    tests = Decision().test(suspects, calibration, classes=10)
+def rejected(
+    suspects: Scored,
+    calibration: Scored,
+    decision: Decision = Decision(),  # noqa: B008  frozen
+) -> list[int]:
+    tests = decision.test(suspects, calibration, classes=10)
     p_values = [1.0 if t.finding.p_value is None else t.finding.p_value for t in tests]
     adjusted = holm(torch.tensor(p_values, dtype=torch.float64))
     return (adjusted <= 0.05).nonzero().squeeze(1).tolist()
@@ -42,6 +46,24 @@ def test_scores_that_stand_apart_are_flagged_and_found(count: int) -> None:
     assert flags[rows].all()
     assert int(flags.sum()) <= count + 2
     assert tests[7].finding.effect == pytest.approx(count / 400, rel=0.6)
+
+
+def test_with_little_calibration_the_suspects_of_other_classes_show_the_tail() -> None:
+    suspects, calibration = drawn(1, suspects=1000, calibration=100)
+    high = calibration.scores.clone()
+    high[:3] += 4  # too few to be known by, enough for a tail that may be heavy
+    calibration = Scored(scores=high, labels=calibration.labels)
+    rows = (suspects.labels == 7).nonzero().squeeze(1)[:30]
+    scores = suspects.scores.clone()
+    scores[rows] += 6
+    poisoned = Scored(scores=scores, labels=suspects.labels)
+    assert rejected(poisoned, calibration) == [7]
+    assert rejected(poisoned, calibration, Decision(much_calibration=0)) == []
+
+
+def test_clean_scores_raise_few_alarms_with_little_calibration() -> None:
+    cases = [drawn(seed, suspects=1000, calibration=100) for seed in range(40)]
+    assert sum(bool(rejected(*case)) for case in cases) <= 4
 
 
 def test_every_class_may_be_poisoned_at_once() -> None:

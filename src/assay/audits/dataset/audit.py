@@ -225,7 +225,7 @@ def audit_dataset(
         alpha=alpha,
         digest=digest or {},
         cost=_cost(started, device),
-        sample_passes=_passes(settings.recipe, confusion, len(labels)),
+        sample_passes=_passes(settings.recipe, confusion, len(labels), len(held)),
     )
 
 
@@ -553,8 +553,9 @@ def _fresh(samples: Samples, network: Callable[[], nn.Module] | None, seed: Seed
         return network()
 
 
-def _passes(recipe: Recipe, confusion: Confusion, suspects: int) -> int:
-    return recipe.epochs * suspects + 2 * confusion.batch_size * confusion.steps(suspects)
+def _passes(recipe: Recipe, confusion: Confusion, suspects: int, trusted: int) -> int:
+    confused = 2 * confusion.batch_size * confusion.steps(suspects, trusted)
+    return recipe.epochs * suspects + confused
 
 
 def _cost(started: float, device: torch.device) -> Cost:

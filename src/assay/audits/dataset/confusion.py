@@ -59,6 +59,11 @@ class Confusion:
     """Fewer confusing samples than this (half of the trusted ones) shrink the suspects' weight in
     proportion: what the model knows of them by heart confuses nothing, and lets it fit the suspects
     again."""
+    recall: float = 4.0
+    """With less than half of `full_weight_from` confusing samples, half as many steps follow the
+    last look, under so many times the weight (`suspect_weight` at most), and another look; 1 for
+    none. The small weight lets faint triggers go that a larger one wins back, before the clean
+    suspects are known by heart (design note 0002, Few trusted samples)."""
     epochs: float = 4.0
     """How often the suspects are seen, in whole parts of 50 steps."""
     looks: int = 1
@@ -76,11 +81,23 @@ class Confusion:
     weight_decay: float = 5e-4
     precision: Precision = Precision.AUTO
 
-    def steps(self, suspects: int) -> int:
-        """Count the steps for so many suspect samples, a multiple of the resumable part."""
+    def steps(self, suspects: int, trusted: int) -> int:
+        """Count the steps for so many suspects and confusing samples, a multiple of the part."""
+        return _PART * self._stretches(suspects, trusted)[-1].end
+
+    def _stretches(self, suspects: int, trusted: int) -> list["_Stretch"]:
         epoch = suspects / self.batch_size
         wanted = max(self.epochs * epoch, min(self.fewest_steps, _MOST_EPOCHS * epoch))
-        return max(1, round(wanted / _PART)) * _PART
+        parts = max(1, round(wanted / _PART))
+        weight = self.suspect_weight * min(1.0, trusted / self.full_weight_from)
+        ends = dict.fromkeys(
+            (0, *(parts * look // self.looks for look in range(1, self.looks + 1)))
+        )
+        found = [_Stretch(first=a, end=b, weight=weight) for a, b in pairwise(ends)]
+        if self.recall > 1 and 2 * trusted < self.full_weight_from:
+            more = min(self.suspect_weight, self.recall * weight)
+            found.append(_Stretch(first=parts, end=parts + -(-parts // 2), weight=more))
+        return found
 
     def __call__(
         self,
@@ -108,21 +125,20 @@ class Confusion:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )
-        parts = self.steps(len(suspects)) // _PART
-        ends = [parts * look // self.looks for look in range(1, self.looks + 1)]
-        for first, end in pairwise(dict.fromkeys((0, *ends))):
+        total = self.steps(len(suspects), len(trusted))
+        for part in self._stretches(len(suspects), len(trusted)):
             fit_in_parts(
                 model,
-                partial(self._batches, suspects, trusted, child(seed, "from", first)),
+                partial(self._batches, suspects, trusted, child(seed, "from", part.first)),
                 optimizer,
                 scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
-                parts=end - first,
+                parts=part.end - part.first,
                 steps=_PART,
-                seed=child(seed, "from", first),
-                name=f"confuse-{first}",
-                loss=self._loss(min(self.batch_size, trusted.pool_size), len(trusted)),
+                seed=child(seed, "from", part.first),
+                name=f"confuse-{part.first}",
+                loss=self._loss(min(self.batch_size, trusted.pool_size), part.weight),
                 precision=self.precision,
-                progress=partial(_onward, progress, first * _PART, parts * _PART),
+                progress=partial(_onward, progress, part.first * _PART, total),
                 store=store,
             )
             yield confused(model, suspects)
@@ -134,9 +150,7 @@ class Confusion:
         for _, first, second in zip(range(_PART), wrong, given, strict=False):
             yield _joined(first, second)
 
-    def _loss(self, first: int, trusted: int) -> Loss:
-        weight = self.suspect_weight * min(1.0, trusted / self.full_weight_from)
-
+    def _loss(self, first: int, weight: float) -> Loss:
         def loss(said: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
             labels = batch.targets[:first]
             wrong = wrong_labels(labels, classes=said.shape[1], suspect_weight=weight)
@@ -149,7 +163,17 @@ class Confusion:
         return loss
 
 
-ROWS = Confusion(suspect_weight=0.12, epochs=6.0, looks=3, rate=0.03, momentum=0.9)
+@record
+class _Stretch:
+    """From one look to the next, in parts."""
+
+    first: int
+    end: int
+    weight: float
+    """Of the suspects."""
+
+
+ROWS = Confusion(suspect_weight=0.12, recall=1.0, epochs=6.0, looks=3, rate=0.03, momentum=0.9)
 """For tables and features. Their networks have no batch normalisation and learn clean rows by heart
 again under the settings for images: of news texts 12 to 15 % of the calibration kept their label.
 The three looks are there because some triggers stand out early and are joined by such rows, and
