@@ -40,7 +40,8 @@ ASSUMPTIONS = (
     "The trusted samples are clean and come from the same distribution as the clean samples of the "
     "data set.",
     "The network that was trained learns the trigger, as the one to be deployed would.",
-    "No clean class has a much heavier upper tail of scores than the trusted samples.",
+    "No clean class has a much heavier upper tail of scores than the trusted samples, nor, where "
+    "these are few, than the other classes.",
 )
 
 NOT_EXAMINED = (
