@@ -3,7 +3,7 @@
 import dataclasses
 import resource
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -189,15 +189,13 @@ def audit_dataset(
     )
     predicted = logits(model, confusing).argmax(1).cpu()
     _, before = seen(model, suspects)
-    said, tested = _best_look(
+    cut = len(samples)
+    looks = list(
         confusion(
             model, suspects, confusing, seed=child(seed, "confuse"), progress=progress, store=store
-        ),
-        samples,
-        mixed_in,
-        settings.decision,
+        )
     )
-    cut = len(samples)
+    said, tested = _best_look(looks, samples, mixed_in, settings.decision)
     some = _some(held, child(seed, "held"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
     same = (some.labels[neighbours] == mixed_in.labels).double().mean().item()
@@ -213,7 +211,10 @@ def audit_dataset(
             seed=child(seed, "matched"),
         ),
     )
-    doubts = settings.preflight.confusion(_part(said, slice(cut, None)))
+    # one look under which the confusion took is enough: what it would have shown counts too
+    doubts = min(
+        (settings.preflight.confusion(_part(look, slice(cut, None))) for look in looks), key=len
+    )
     return _decide(
         samples,
         *_scored(said, samples, mixed_in),
@@ -231,7 +232,7 @@ def audit_dataset(
 
 
 def _best_look(
-    looks: Iterable[Confused], samples: Samples, mixed_in: Samples, decision: Decision
+    looks: Sequence[Confused], samples: Samples, mixed_in: Samples, decision: Decision
 ) -> tuple[Confused, tuple[Tested, ...]]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
