@@ -74,10 +74,10 @@ class Decision:
     """With fewer trusted samples for calibration, over all classes, the tail of the other classes'
     suspects is asked too: that of the calibration alone must then be taken to be heavy. A class
     whose calibration exceeds the others' upper tenth more often may exceed by that factor. Poison
-    among the others makes theirs heavier, which costs power, not validity. In stored runs on digits
-    (100 for calibration, Blend, seeds 10 to 21) it found 11 of 12 with it, 9 without; of 10 clean
-    ones neither flagged any. Where cover samples lie in other classes it finds less than the first
-    two (Adaptive-Patch, TaCT), so with much calibration it would only cost."""
+    among the others makes theirs heavier, which costs power, not validity. In exploratory runs on
+    digits (100 for calibration, Blend, seeds 10 to 21) it found 11 of 12 with it, 9 without; of 10
+    clean ones neither flagged any. Where cover samples lie in other classes it finds less than the
+    first two (Adaptive-Patch, TaCT), so with much calibration it would only cost."""
     fewest_poison: int = 8
     """Fewer samples that stand apart are not called a backdoor."""
     false_discovery_rate: float = 0.1
