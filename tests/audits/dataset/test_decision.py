@@ -134,3 +134,17 @@ def test_a_class_of_few_trusted_samples_may_have_a_heavier_tail(
     assert set(found) <= {7, 34}
     monkeypatch.setattr("assay.audits.dataset.decision._ENOUGH", 0)
     assert found.count(34) < flagged().count(34) / 2
+
+
+def test_a_class_whose_calibration_is_wider_may_exceed_the_other_class() -> None:
+    def some(count: int, random: torch.Generator) -> Scored:
+        labels = torch.arange(count) % 2
+        noise = torch.randn(count, generator=random).abs()
+        return Scored(scores=noise * torch.where(labels == 1, 2.5, 1.0), labels=labels)
+
+    found = []
+    for seed in range(10):
+        random = torch.Generator().manual_seed(seed)
+        tests = Decision().test(some(1400, random), some(200, random), classes=2)
+        found.append(min(t.finding.p_value for t in tests if t.finding.p_value is not None))
+    assert sum(p_value <= 0.025 for p_value in found) <= 1
