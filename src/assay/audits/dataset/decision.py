@@ -77,8 +77,9 @@ class Decision:
     classes, normal scores and 2.5 times as wide, 13 of 20 clean sets would be flagged without,
     none with it). Poison
     among the others makes theirs heavier, which costs power, not validity. In exploratory runs on
-    digits (100 for calibration, Blend, seeds 10 to 21) it found 11 of 12 with it, 9 without; of 10
-    clean ones neither flagged any. Where cover samples lie in other classes it finds less than the
+    digits (100 for calibration, Blend, seeds 10 to 21) 11 of 12 were found with it and 9 without,
+    scored by the confusion of before (`ROWS`); by the present one, all 10 either way. Of 22 clean
+    ones none was flagged. Where cover samples lie in other classes it finds less than the
     first two (Adaptive-Patch, TaCT), so with much calibration it would only cost."""
     fewest_poison: int = 8
     """Fewer samples that stand apart are not called a backdoor."""
