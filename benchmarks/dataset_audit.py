@@ -4,15 +4,17 @@ import argparse
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import grid
 from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.errors import InputError
 from assay.fitting import Recipe
+from assay.records import record
 from assay.results import Verdict
 from assay_zoo.data import DATA_SETS
 from assay_zoo.scenarios import SCENARIOS, fitting
@@ -190,8 +192,32 @@ def _reference(case: Case) -> grid.Result:
     return {**accuracy_and_asr(case, clean)}
 
 
+@record
+class _Kept:
+    """Keeps an audit's trained and confused models, so that another decision needs no training."""
+
+    folder: pathlib.Path
+
+    def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{name}.safetensors"
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+
+    def load(self, name: str) -> dict[str, Tensor] | None:
+        path = self.folder / f"{name}.safetensors"
+        return load_file(path) if path.exists() else None
+
+
+def _kept(case: Case, settings: DatasetSettings) -> _Kept:
+    confusion = settings.confusion_for(prepare(case).suspects)
+    method = repr((settings.recipe, confusion, settings.most_calibration))
+    return _Kept(folder=grid.CACHE / "audits" / grid.digest({**case.recipe, "method": method}))
+
+
 def _audit(case: Case, settings: DatasetSettings) -> grid.Result:
-    prepared = prepare(case)
+    prepared, kept = prepare(case), _kept(case, settings)
+    resumed = kept.folder.exists()
     wall, cpu = time.perf_counter(), time.process_time()
     found = audit_dataset(
         prepared.suspects,
@@ -200,6 +226,7 @@ def _audit(case: Case, settings: DatasetSettings) -> grid.Result:
         network=lambda: untrained(case, prepared.suspects),
         seed=case.part("audit"),
         device=case.device,
+        store=kept,
     )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     adjusted = [c.adjusted_p_value for c in found.classes if c.adjusted_p_value is not None]
@@ -222,8 +249,8 @@ def _audit(case: Case, settings: DatasetSettings) -> grid.Result:
             for c in found.classes
         ],
         "reasons": list(found.findings.reasons),
-        "audit_wall_s": wall,
-        "audit_cpu_s": cpu,
+        "audit_wall_s": None if resumed else wall,
+        "audit_cpu_s": None if resumed else cpu,
         "sample_passes": found.sample_passes,
         "passes_ratio": found.sample_passes / (case.training.epochs * case.train),
         "flagged_samples": " ".join(str(row) for row in found.flagged.tolist()),
