@@ -1,6 +1,9 @@
 import pytest
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
+from assay.audits.dataset import Refinement
 from assay.audits.dataset.decision import Decision, Scored
 from assay.stats import holm
 
@@ -108,6 +111,57 @@ def test_p_values_are_conformal_within_shifted_classes() -> None:
     p_values = Decision().p_values(suspects, calibration, classes=10)
     for level in (0.01, 0.05, 0.2):
         assert (p_values <= level).float().mean() <= 1.5 * level + 0.005
+
+
+def with_features(
+    seed: int, *, poison: int
+) -> tuple[Scored, Scored, Float[Tensor, "samples dims"], Int64[Tensor, " poison"]]:
+    """Scores that hardly tell the poison of class 7, and features that share a direction."""
+    suspects, calibration = drawn(seed)
+    random = torch.Generator().manual_seed(seed)
+    features = torch.randn(4500, 32, generator=random)
+    rows = (suspects.labels == 7).nonzero().squeeze(1)[:poison]
+    features[rows, 0] += 6
+    scores = suspects.scores.clone()
+    scores[rows] += 1
+    return Scored(scores=scores, labels=suspects.labels), calibration, features, rows
+
+
+def test_samples_with_a_common_direction_outvote_weak_scores() -> None:
+    suspects, calibration, features, rows = with_features(1, poison=80)
+    assert rejected(suspects, calibration) == []
+    decision = Decision()
+    tests = decision.test(suspects, calibration, classes=10, features=features)
+    p_values = torch.tensor([t.finding.p_value for t in tests]).double()
+    assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]
+    flags = decision.flag(suspects, calibration, tests, (7,))
+    assert flags[rows].double().mean() > 0.7
+    ours, theirs = decision.deciding(suspects, calibration, tests)
+    found = Refinement()(flags, ours, theirs, features, false_discovery_rate=0.1)
+    assert found[rows].double().mean() > 0.9
+    assert int(found.sum()) < 100
+    assert ours.scores[rows].median() > ours.scores[(suspects.labels == 7)].median()
+    kept = torch.tensor([t.voted is None for t in tests])[suspects.labels]
+    assert torch.equal(ours.scores[kept], suspects.scores[kept])
+
+
+def test_a_vote_among_clean_samples_raises_few_alarms() -> None:
+    alarms = 0
+    for seed in range(40):
+        suspects, calibration, features, _ = with_features(seed, poison=0)
+        tests = Decision().test(suspects, calibration, classes=10, features=features)
+        p_values = torch.tensor([t.finding.p_value for t in tests]).double()
+        alarms += bool((holm(p_values) <= 0.05).any())
+    assert alarms <= 4
+
+
+def test_equal_scores_are_not_voted_on() -> None:
+    suspects, calibration = drawn(1)
+    flat = Scored(scores=torch.zeros(4000), labels=suspects.labels)
+    level = Scored(scores=torch.zeros(500), labels=calibration.labels)
+    features = torch.randn(4500, 4, generator=torch.Generator().manual_seed(0))
+    tests = Decision().test(flat, level, classes=10, features=features)
+    assert all(t.voted is None and t.finding.p_value == 1 for t in tests)
 
 
 def heavy_class(seed: int) -> tuple[Scored, Scored]:

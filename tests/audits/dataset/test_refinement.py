@@ -58,11 +58,16 @@ def test_flags_that_share_nothing_stay(case):
     assert torch.equal(refined(suspects, calibration, features, flags), flags)
 
 
-def test_a_class_with_little_calibration_keeps_its_flags(case):
-    suspects, calibration, features, _ = case
+def test_a_class_with_little_calibration_is_refined_only_where_groups_stand_apart(case):
+    suspects, calibration, features, is_poison = case
     few = Scored(scores=calibration.scores[:49], labels=calibration.labels[:49])
+    features = features[: len(suspects.labels) + 49]
     flags = suspects.scores >= 1
-    assert torch.equal(refined(suspects, few, features[: len(suspects.labels) + 49], flags), flags)
+    apart = refined(suspects, few, features, flags)
+    assert apart[is_poison].double().mean() > 0.95
+    random = torch.Generator().manual_seed(0)
+    blurred = features + 60 * torch.randn(features.shape, generator=random)
+    assert torch.equal(refined(suspects, few, blurred, flags), flags)
 
 
 def test_classes_without_a_flag_are_left_alone(case):

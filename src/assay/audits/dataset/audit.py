@@ -195,7 +195,7 @@ def audit_dataset(
             model, suspects, confusing, seed=child(seed, "confuse"), progress=progress, store=store
         )
     )
-    said, tested = _best_look(looks, samples, mixed_in, settings.decision)
+    said, tested = _best_look(looks, before, samples, mixed_in, settings.decision)
     some = _some(held, child(seed, "held"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
     same = (some.labels[neighbours] == mixed_in.labels).double().mean().item()
@@ -220,7 +220,7 @@ def audit_dataset(
         *_scored(said, samples, mixed_in),
         tests=tested,
         predicted=said.predicted[:cut],
-        features=torch.cat([before, said.features], dim=1),
+        features=_features(before, said),
         invalid=invalid,
         doubts=doubts,
         settings=settings,
@@ -232,18 +232,36 @@ def audit_dataset(
 
 
 def _best_look(
-    looks: Sequence[Confused], samples: Samples, mixed_in: Samples, decision: Decision
+    looks: Sequence[Confused],
+    before: Float[Tensor, "mixed dims"],
+    samples: Samples,
+    mixed_in: Samples,
+    decision: Decision,
 ) -> tuple[Confused, tuple[Tested, ...]]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
     So the family-wise false alarm rate is kept over the looks (Bonferroni) and classes (Holm).
     """
     found = [
-        (said, decision.test(*_scored(said, samples, mixed_in), classes=samples.classes))
+        (
+            said,
+            decision.test(
+                *_scored(said, samples, mixed_in),
+                classes=samples.classes,
+                features=_features(before, said),
+            ),
+        )
         for said in looks
     ]
     said, tests = min(found, key=lambda pair: min(map(_p_value, pair[1])))
     return said, tuple(_counted(test, len(found)) for test in tests)
+
+
+def _features(
+    before: Float[Tensor, "mixed dims"], said: Confused
+) -> Float[Tensor, "mixed both_dims"]:
+    """Join the features before and after the confusion."""
+    return torch.cat([before, said.features], dim=1)
 
 
 def _p_value(test: Tested) -> float:
@@ -253,7 +271,7 @@ def _p_value(test: Tested) -> float:
 def _counted(test: Tested, times: int) -> Tested:
     p_value = test.finding.p_value
     p_value = None if p_value is None else min(1.0, times * p_value)
-    return Tested(finding=dataclasses.replace(test.finding, p_value=p_value), scan=test.scan)
+    return dataclasses.replace(test, finding=dataclasses.replace(test.finding, p_value=p_value))
 
 
 def _scored(said: Confused, samples: Samples, mixed_in: Samples) -> tuple[Scored, Scored]:
@@ -312,8 +330,7 @@ def _decide(
     if flagged:
         is_poison = settings.refinement(
             decision.flag(suspects, calibration, tests, flagged),
-            suspects,
-            calibration,
+            *decision.deciding(suspects, calibration, tests),
             features,
             false_discovery_rate=decision.false_discovery_rate,
         )

@@ -79,10 +79,10 @@ class Confusion:
     each): Blend .954, .993, .999, WaNet .897, .967, .977 (CIFAR-10), Adaptive-Patch .946, .989,
     .992 (Fashion-MNIST), TaCT 1.00, .997, 1.00 (GTSRB), and .986 at 0.3."""
     warm_up: int = 50
-    """Steps over which the rate rises to `rate`, linearly. The first steps' gradients are the largest,
-    because they contradict a model that is sure of itself: at the full rate two of them took
-    FTrojan's trigger (Fashion-MNIST) from a probability of .99 to 0, and the samples with it ended
-    at an AUROC of .76; with the rise it is .998 (design note 0002)."""
+    """Steps over which the rate rises to `rate`, linearly. The first steps' gradients are the
+    largest, because they contradict a model that is sure of itself: at the full rate two of them
+    took FTrojan's trigger (Fashion-MNIST) from a probability of .99 to 0, and the samples with it
+    ended at an AUROC of .76; with the rise it is .998 (design note 0002)."""
     momentum: float = 0.0
     weight_decay: float = 5e-4
     precision: Precision = Precision.AUTO
@@ -150,7 +150,7 @@ class Confusion:
             yield confused(model, suspects)
 
     def _rise(self, first: int) -> Callable[[int], float]:
-        """Make the share of the rate by the step of a stretch; only the first one is a beginning."""
+        """Make the share of the rate by the step of a stretch; only the first one rises."""
         steps = 1 if first else max(1, self.warm_up)
         return lambda step: min(1.0, (step + 1) / steps)
 
