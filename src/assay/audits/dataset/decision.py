@@ -114,6 +114,10 @@ class Decision:
     """Separation (see `TwoGroups`) at which the border lies between the two groups of a class. On
     the tuning attacks, with the loss that came before the present one, it was 4.7 to 12 where the
     groups do not overlap (BadNets, TaCT, SIG) and 2 to 3.5 where they do (WaNet)."""
+    much_separation: float = 6.0
+    """Separation at which the border lies there even if the tail would allow three times as many:
+    of TaCT on GTSRB (15 calibration samples a class) 52 poisoned samples stood 8.3 apart, and the
+    tail of all classes took 72 clean ones with them."""
     fewest_samples: int = 16
     """A class with fewer samples is not judged, nor is one without any trusted sample."""
     fewest_calibration: int = 100
@@ -276,7 +280,8 @@ class Decision:
 
         Where one more sample is as likely clean as poison: it maximises the samples above the
         border less those that the tail of clean scores leads to expect there. If the class
-        falls into two groups that stand apart, and the upper one holds about as many, between them.
+        falls into two groups that stand apart, and the upper one holds about as many, or stands
+        very far apart, between them.
         """
         if not found.any():
             assert tested.scan is not None, "a class was flagged without a test"
@@ -287,8 +292,9 @@ class Decision:
         most = max(gains)
         groups = fit_two_groups(scores)
         border = max(groups.threshold, ordered[-1])
+        share = 0.3 if groups.separation >= self.much_separation else 0.8
         apart = groups.separation >= self.least_separation
-        if apart and int((scores >= border).sum()) >= 0.8 * most:
+        if apart and int((scores >= border).sum()) >= share * most:
             return border
         return ordered[gains.index(most)]
 
