@@ -99,14 +99,6 @@ SCENARIOS: dict[str, Scenario] = {
     "badnets-all-to-all": Scenario(
         attack=BadNets(all_to_all=True, poison_rate=0.3), published="10 %", tuned=True
     ),
-    "trojan": Scenario(
-        attack=Trojan(poison_rate=0.01),
-        published="0.3 %",
-        exceptions={"digits": Trojan(poison_rate=0.05)},
-    ),
-    "clean-label": Scenario(attack=CleanLabel(poison_rate=0.02), published="0.3 %"),
-    "input-aware": Scenario(attack=InputAware(poison_rate=0.05), published="0.3 %"),
-    "issba": Scenario(attack=Issba(poison_rate=0.05), published="2 %"),
     "adaptive-patch": Scenario(
         attack=AdaptivePatch(poison_rate=0.02, cover_rate=0.02),
         published="0.3 % / 0.6 %",
@@ -120,8 +112,17 @@ SCENARIOS: dict[str, Scenario] = {
     "adaptive-k-way": Scenario(
         attack=AdaptiveKWay(poison_rate=0.05, cover_rate=0.05, side=3),
         published="0.3 % / 0.3 %",
+        tuned=True,
     ),
     "ftrojan": Scenario(attack=FTrojan(poison_rate=0.05), published="5 %", tuned=True),
+    "trojan": Scenario(
+        attack=Trojan(poison_rate=0.01),
+        published="0.3 %",
+        exceptions={"digits": Trojan(poison_rate=0.05)},
+    ),
+    "clean-label": Scenario(attack=CleanLabel(poison_rate=0.02), published="0.3 %"),
+    "input-aware": Scenario(attack=InputAware(poison_rate=0.05), published="0.3 %"),
+    "issba": Scenario(attack=Issba(poison_rate=0.05), published="2 %"),
     "refool": Scenario(attack=Refool(poison_rate=0.03, reflections=1), published="2 %"),
     "unlabelled-grid": Scenario(
         attack=GRID,
