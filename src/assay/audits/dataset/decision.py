@@ -105,7 +105,7 @@ class Decision:
     either one comes out a little worse. Of 60 clean classes, without the samples of the attacks
     that some lay beside, 5 % had p <= .05 and 27 % p <= .3 (seed 0; exploratory, as all these)."""
     fewest_voting: int = 50
-    """With fewer calibration samples a class is not voted on: no p-value could be small."""
+    """With fewer calibration samples a class is not voted on: its p-value would hardly be small."""
     fewest_poison: int = 8
     """Fewer samples that stand apart are not called a backdoor."""
     false_discovery_rate: float = 0.1

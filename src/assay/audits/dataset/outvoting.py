@@ -35,4 +35,6 @@ def outvoted(
     for _ in range(_ROUNDS):
         said = leave_one_out_ridge(features, high, penalty=_PENALTY)
         high = said >= said.topk(int(high.sum())).values[-1]
+        if high.all():
+            break
     return said
