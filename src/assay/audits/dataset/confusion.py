@@ -76,8 +76,9 @@ class Confusion:
     """Of suspect samples, and of trusted ones, in a step."""
     rate: float = 0.2
     """Learning rate of SGD, constant after `warm_up`. AUROC at 0.03, 0.1 and 0.2 (design note 0002,
-    before there was a rise; one model each): Blend .954, .993, .999, WaNet .897, .967, .977 (CIFAR-10), Adaptive-Patch .946, .989,
-    .992 (Fashion-MNIST), TaCT 1.00, .997, 1.00 (GTSRB), and .986 at 0.3."""
+    before there was a rise; one model each): Blend .954, .993, .999, WaNet .897, .967, .977
+    (CIFAR-10), Adaptive-Patch .946, .989, .992 (Fashion-MNIST), TaCT 1.00, .997, 1.00 (GTSRB), and
+    .986 at 0.3."""
     warm_up: int = 50
     """Steps over which the rate rises to `rate`, linearly. The first steps' gradients are the
     largest, because they contradict a model that is sure of itself: at the full rate two of them
