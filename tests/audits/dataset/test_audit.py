@@ -5,6 +5,7 @@ import torch
 
 import assay
 from assay.audits.dataset import DatasetAudit, DatasetSettings, audit_dataset
+from assay.audits.dataset.audit import _pull
 from assay.errors import InputError
 from assay.randomness import Seed
 from assay.results import Progress, Verdict, silent
@@ -100,6 +101,33 @@ def test_a_rare_class_is_not_passed_in_silence(digits: Digits) -> None:
     assert found.classes[9].verdict is Verdict.INCONCLUSIVE
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "digit 9" in " ".join(found.findings.reasons)
+
+
+def test_digits_by_parity_are_flagged_without_a_tail_and_the_reason_says_by_what(
+    digits: Digits,
+) -> None:
+    samples, trusted = (
+        dataclasses.replace(part, labels=part.labels % 2, class_names=("even", "odd"))
+        for part in digits
+    )
+    attack = BadNets(target=0, poison_rate=0.1)
+    poisoned = attack(samples.inputs[:], samples.labels, classes=2, seed=Seed(5))
+    suspects = dataclasses.replace(samples, inputs=poisoned.inputs, labels=poisoned.labels)
+    blind = dataclasses.replace(DatasetSettings().decision, tail_odds=1e9)  # to far ones
+    found = audit_dataset(
+        suspects,
+        trusted,
+        settings=dataclasses.replace(DatasetSettings(), decision=blind),
+        seed=Seed(1),
+        device=CPU,
+    )
+    even = found.classes[0]
+    assert even.verdict is Verdict.FLAGGED
+    assert not even.by_vote, "both exact tests say as much"
+    assert "samples keep pulling" in found.findings.reasons[0]
+    assert _pull(dataclasses.replace(even, by_vote=True)).startswith("share what sets those apart")
+    assert found.is_poison[poisoned.is_poison].float().mean() > 0.9
+    assert found.is_poison[~poisoned.is_poison].float().mean() < 0.05
 
 
 def test_what_does_not_fit_is_refused(digits: Digits) -> None:

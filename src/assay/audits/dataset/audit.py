@@ -95,6 +95,8 @@ class ClassResult:
     """Why there is no p-value."""
     target: str | None
     """The class that most of its flagged samples pull the confused model to."""
+    by_vote: bool = False
+    """Whether what its samples share shows the class best, not how sure the model is of each."""
 
 
 @record
@@ -392,6 +394,7 @@ def _class_result(  # noqa: PLR0917
         verdict=Verdict.INCONCLUSIVE,
         reason=tested.finding.reason,
         target=samples.class_names[int(predicted[own].mode().values)] if own.any() else None,
+        by_vote=tested.voted is not None,
     )
 
 
@@ -407,8 +410,8 @@ def _reasons(results: Sequence[ClassResult], verdict: Verdict, alpha: float) -> 
     hits = [r for r in results if r.verdict is Verdict.FLAGGED]
     missing = [r for r in results if r.verdict is Verdict.INCONCLUSIVE]
     said = [
-        f"Class {r.name!r}: {r.flagged} of {r.samples} samples keep pulling a confused model to "
-        f"{r.target!r}, which trusted samples do not (adjusted p-value {r.adjusted_p_value:.2g})."
+        f"Class {r.name!r}: {r.flagged} of {r.samples} samples {_pull(r)}, which trusted samples "
+        f"do not (adjusted p-value {r.adjusted_p_value:.2g})."
         for r in hits
     ]
     if verdict is Verdict.NO_INDICATOR:
@@ -426,6 +429,15 @@ def _reasons(results: Sequence[ClassResult], verdict: Verdict, alpha: float) -> 
     return tuple(said)
 
 
+def _pull(result: ClassResult) -> str:
+    if result.by_vote:
+        return (
+            f"share what sets those apart that keep pulling a confused model most, to "
+            f"{result.target!r}"
+        )
+    return f"keep pulling a confused model to {result.target!r}"
+
+
 def _subject(result: ClassResult, digest: Mapping[str, str]) -> Subject:
     return Subject(
         name=result.name,
@@ -437,6 +449,7 @@ def _subject(result: ClassResult, digest: Mapping[str, str]) -> Subject:
             "samples": result.samples,
             "flagged": result.flagged,
             "excess_share": result.statistic,
+            "by_vote": result.by_vote,
             "calibration": result.calibration,
             "reason": result.reason,
         },
