@@ -45,6 +45,13 @@ def test_few_trusted_samples_add_a_stretch_under_a_larger_weight() -> None:
     assert len(ROWS._stretches(1_400, 100)) == 3, "rows are looked at as before"
 
 
+def test_the_rate_rises_at_the_beginning_alone() -> None:
+    rise = Confusion()._rise(0)
+    assert [rise(step) for step in (0, 24, 49, 399)] == pytest.approx([0.02, 0.5, 1.0, 1.0])
+    assert Confusion()._rise(3)(0) == 1, "a second stretch goes on at the full rate"
+    assert ROWS._rise(0)(0) == 1
+
+
 def test_confusion_takes_the_meaning_and_leaves_the_trigger(
     digits: tuple[Samples, Samples],
 ) -> None:
