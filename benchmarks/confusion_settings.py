@@ -68,23 +68,28 @@ class Variant:
     momentum: float = 0.9
     rate: float = 0.03
     epochs: float = 6.0
+    warm_up: int = 0
+    """Steps over which the rate rises."""
 
     @property
     def name(self) -> str:
         """Readable, for file names and tables."""
         wrong = "drawn" if self.drawn else "uniform"
-        pace = f"{self.momentum:g}-{self.rate:g}-{self.epochs:g}"
+        rise = f"-rise-{self.warm_up}" if self.warm_up else ""
+        pace = f"{self.momentum:g}-{self.rate:g}-{self.epochs:g}{rise}"
         return f"{wrong}-{self.pull.value}-{self.suspect_weight:g}-{pace}-after-{self.first}"
 
 
 PACES = (
-    (0.0, 0.03, 3.0, 0.12),
-    (0.0, 0.1, 4.0, 0.06),
-    (0.0, 0.2, 4.0, 0.06),
-    (0.0, 0.2, 4.0, 0.03),
-    (0.0, 0.3, 6.0, 0.06),
+    (0.0, 0.03, 3.0, 0.12, 0),
+    (0.0, 0.1, 4.0, 0.06, 0),
+    (0.0, 0.2, 4.0, 0.06, 0),
+    (0.0, 0.2, 4.0, 0.06, 50),
+    (0.0, 0.2, 2.0, 0.06, 50),
+    (0.0, 0.2, 4.0, 0.03, 0),
+    (0.0, 0.3, 6.0, 0.06, 0),
 )
-"""Momentum, rate, epochs and weight of the suspects, that the audit's loss is compared with."""
+"""Momentum, rate, epochs, weight of the suspects and steps of the rise, for the audit's loss."""
 
 
 def variants(first: Sequence[int]) -> Iterator[Variant]:
@@ -97,7 +102,7 @@ def variants(first: Sequence[int]) -> Iterator[Variant]:
     ]
     for after, (drawn, pull, weight) in itertools.product(first, losses):
         yield Variant(drawn=drawn, pull=pull, suspect_weight=weight, first=after)
-    for after, (momentum, rate, epochs, weight) in itertools.product(first, PACES):
+    for after, (momentum, rate, epochs, weight, warm_up) in itertools.product(first, PACES):
         yield Variant(
             drawn=False,
             pull=Pull.LOG_MEAN,
@@ -106,6 +111,7 @@ def variants(first: Sequence[int]) -> Iterator[Variant]:
             momentum=momentum,
             rate=rate,
             epochs=epochs,
+            warm_up=warm_up,
         )
 
 
@@ -249,6 +255,10 @@ def _confuse(model: nn.Module, first: _First, variant: Variant, seed: Seed) -> N
         momentum=variant.momentum,
         weight_decay=settings.weight_decay,
     )
+    rise = max(1, variant.warm_up)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / rise)
+    )
     size = settings.batch_size
     steps = settings.steps(len(first.suspects), len(first.trusted))
     wrong = first.trusted.endless(size, seed=child(seed, "trusted"))
@@ -266,7 +276,7 @@ def _confuse(model: nn.Module, first: _First, variant: Variant, seed: Seed) -> N
     with isolated(child(seed, "dropout"), first.trusted.device):
         weight = variant.suspect_weight * min(1.0, len(first.trusted) / settings.full_weight_from)
         loss = _loss(variant, weight, min(size, len(first.trusted)), random)
-        fit(model, batches(), optimizer, loss=loss)
+        fit(model, batches(), optimizer, scheduler=scheduler, loss=loss)
 
 
 def _loss(variant: Variant, weight: float, trusted: int, random: torch.Generator) -> Loss:
