@@ -91,3 +91,18 @@ def test_mistakes_are_errors(digits: tuple[Tensor, Tensor]) -> None:
         assay.audit_encoders([model, model], images.flatten(1).float())
     with pytest.raises(InputError, match="two or more models"):
         assay.audit_models([model], clean=clean)
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.full((300,), 10**9), torch.zeros(300, dtype=torch.complex64)]
+)
+def test_labels_that_are_none(digits: tuple[Tensor, Tensor], labels: Tensor) -> None:
+    with pytest.raises(InputError, match="labels"):
+        assay.audit_dataset(digits[0][:300], labels, clean=(digits[0][300:], digits[1][300:]))
+
+
+def test_a_model_beside_itself(digits: tuple[Tensor, Tensor]) -> None:
+    model = nearest_means(digits, 0)
+    found = assay.audit_models([model, model], clean=digits, preprocess=PLAIN, settings=FAST)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "shows nothing beside itself" in found.models[0].reason

@@ -21,6 +21,7 @@ from .prompting import Prompted
 from .randomness import Seed
 from .results import silent
 from .samples import Rows, Samples
+from .storage.found import MAX_CLASSES
 
 
 def audit_dataset(
@@ -52,8 +53,7 @@ def audit_dataset(
     """
     trusted_images, trusted_labels = clean
     if class_names is None:
-        classes = int(torch.cat([labels.flatten(), trusted_labels.flatten()]).max()) + 1
-        class_names = tuple(map(str, range(classes)))
+        class_names = _numbered(labels, trusted_labels)
     return _audit(
         _samples("images", images, labels, class_names),
         _samples("clean images", trusted_images, trusted_labels, class_names),
@@ -100,7 +100,7 @@ def audit_models(
     """
     images, labels = clean
     if class_names is None:
-        class_names = tuple(map(str, range(int(labels.max()) + 1 if labels.numel() else 0)))
+        class_names = _numbered(labels)
     trusted = _samples("clean images", images, labels, class_names)
     return _audit_models(
         _deliveries(models, names, preprocess, trusted.inputs),
@@ -289,14 +289,32 @@ def _deliveries(
     ]
 
 
+def _numbered(*labels: Tensor) -> tuple[str, ...]:
+    """Name classes after their numbers, up to the largest label."""
+    for each in labels:
+        if not isinstance(each, Tensor) or each.is_floating_point() or each.is_complex():
+            kind = each.dtype if isinstance(each, Tensor) else type(each).__name__
+            raise InputError(f"expected labels as a torch tensor of integers, got {kind}")
+    largest = max((int(each.max()) for each in labels if each.numel()), default=-1)
+    if not -1 <= largest < MAX_CLASSES:
+        raise InputError(f"expected labels in [0, {MAX_CLASSES}), got up to {largest}")
+    return tuple(map(str, range(largest + 1)))
+
+
 def _samples(name: str, inputs: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> Samples:
+    for each in (inputs, labels):
+        if not isinstance(each, Tensor):
+            raise InputError(
+                f"expected {name} and labels as torch tensors, got {type(each).__name__}; "
+                "torch.from_numpy makes one of an array"
+            )
     is_image = inputs.ndim == 4 and inputs.dtype == torch.uint8
     if not is_image and not (inputs.ndim == 2 and inputs.is_floating_point()):
         raise InputError(
             f"expected {name} as uint8 (samples, channels, height, width) or floats (samples, "
             f"dims), got {inputs.dtype} {tuple(inputs.shape)}"
         )
-    if labels.ndim != 1 or labels.is_floating_point():
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise InputError(f"expected integer labels (samples), got {labels.dtype} {labels.shape}")
     values = inputs if is_image else inputs.float()
     if not is_image and not values.isfinite().all():

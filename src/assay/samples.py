@@ -1,5 +1,7 @@
 """A labelled data set in memory or on disk: what the audits read."""
 
+import hashlib
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -8,6 +10,8 @@ from torch import Tensor
 
 from .errors import InputError
 from .records import record
+
+_CHUNK = 1024  # inputs that are hashed at once
 
 
 @runtime_checkable
@@ -33,6 +37,13 @@ class Rows(Protocol):
         ...
 
 
+def row_digests(inputs: Rows) -> Iterator[bytes]:
+    """SHA-256 of every input, to find the same ones again."""
+    for start in range(0, len(inputs), _CHUNK):
+        for row in inputs[start : start + _CHUNK]:
+            yield hashlib.sha256(row.contiguous().numpy().tobytes()).digest()
+
+
 @record
 class Samples:
     """A labelled data set.
@@ -49,6 +60,8 @@ class Samples:
     """One name a class, in label order."""
     ids: tuple[str, ...] | None = None
     """What the source calls each sample (a file name, a row), or None for its index."""
+    columns: tuple[str, ...] | None = None
+    """Names of the inputs of a table, where it has some."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit."""
@@ -91,4 +104,5 @@ class Samples:
             labels=self.labels[rows],
             class_names=self.class_names,
             ids=None if self.ids is None else tuple(self.ids[i] for i in rows.tolist()),
+            columns=self.columns,
         )

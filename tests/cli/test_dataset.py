@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from assay.cli import perform
+
 from .conftest import Run, parsed, save
 
 Files = tuple[pathlib.Path, pathlib.Path]
@@ -56,6 +58,9 @@ def test_exit_codes_of_the_other_verdicts(run: Run, files: Files, quick: Calls) 
         (("dataset", "data.npz", "--clean", "other.npz"), 3, "shape"),
         (("dataset", "text.npz", "--clean", "clean.npz"), 3, "text.npz"),
         (("dataset", "data.npz", "--clean", "data.npz", "--prove"), 3, "hold some out"),
+        (("dataset", "data.npz", "--clean", "clean.npz", "--cleanse", "no/x.npz"), 4, "folder"),
+        (("dataset", "data.npz", "--clean", "clean.npz", "--cleanse", "x.csv"), 4, ".npz"),
+        (("dataset", ".", "--clean", "clean.npz", "--out", "inside"), 4, "outside"),
         (("nonsense",), 4, "nonsense"),
         (("report", "nowhere"), 4, "nowhere"),
         (("runs", "resume", "nowhere"), 4, "nowhere"),
@@ -225,3 +230,39 @@ def test_a_dry_run_measures_and_leaves_nothing(run: Run, files: Files, quick: Ca
     assert "in all about" in run(*arguments[:-1]).stdout
     assert set(pathlib.Path().rglob("*")) == before
     assert not quick
+
+
+def test_data_that_change_during_the_audit_are_not_cleansed(
+    run: Run, files: Files, quick: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, clean = files
+    audit = perform.audit_dataset
+
+    def changing(*args: Any, **kwargs: Any) -> Any:
+        data.write_bytes(data.read_bytes() + b"x")
+        return audit(*args, **kwargs)
+
+    monkeypatch.setattr(perform, "audit_dataset", changing)
+    result = run("dataset", data, "--clean", clean, "--out", "out", "--cleanse", "c.npz")
+    assert result.exit_code == 3, result.stderr
+    assert "has changed" in result.stderr
+    assert not pathlib.Path("c.npz").exists()
+    assert quick
+
+
+def test_a_foreign_file_in_the_place_of_the_cleansed_data(
+    run: Run, files: Files, quick: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, clean = files
+    audit = perform.audit_dataset
+
+    def planting(*args: Any, **kwargs: Any) -> Any:
+        pathlib.Path("c.npz").write_text("precious")
+        return audit(*args, **kwargs)
+
+    monkeypatch.setattr(perform, "audit_dataset", planting)
+    result = run("dataset", data, "--clean", clean, "--out", "out", "--cleanse", "c.npz")
+    assert result.exit_code == 4, result.stderr
+    assert "something else lies" in result.stderr
+    assert pathlib.Path("c.npz").read_text() == "precious"
+    assert quick

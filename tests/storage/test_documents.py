@@ -40,7 +40,8 @@ def test_the_error_names_the_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["NaN", '{"a": Infinity}', "{", "\xff", '{"$float": "12"}', "[" * 10**5]
+    "text",
+    ["NaN", '{"a": Infinity}', "{", "\xff", '{"$float": "12"}', '{"$float": []}', "[" * 10**5],
 )
 def test_text_that_is_not_strict_json_is_refused(text: str) -> None:
     with pytest.raises(InputError):

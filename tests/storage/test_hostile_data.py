@@ -421,3 +421,77 @@ def test_shapes_that_are_no_images(tmp_path) -> None:
     refused(npz(tmp_path, images=np.zeros((6, 0, 4), np.uint8)), "samples of")
     np.savez(tmp_path / "a.npz", labels=LABELS)
     refused(tmp_path / "a.npz", "`images` or `features`")
+
+
+# what one reader sees and another does not
+
+
+@pytest.mark.parametrize("hidden", ["CLASS/.0.png", ".a/0.png"])
+def test_images_behind_a_dot(tmp_path, forms, colour, hidden: str) -> None:
+    source = pathlib.Path(forms.class_folders(tmp_path, *colour))
+    place = source / hidden.replace("CLASS", next(source.iterdir()).name)
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(forms.png(colour[0][0]))
+    refused(source, "start with a dot")
+
+
+def test_images_of_16_bits(tmp_path, forms, colour) -> None:
+    source = forms.class_folders(tmp_path, *colour)
+    image = next(pathlib.Path(source).rglob("*.png"))
+    content = bytearray(image.read_bytes())
+    content[24] = 16
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    image.write_bytes(content)
+    refused(source, "16 bits")
+
+
+def test_images_with_channels_first(tmp_path) -> None:
+    np.savez(tmp_path / "a.npz", labels=LABELS, images=np.zeros((6, 3, 8, 8), np.uint8))
+    refused(tmp_path / "a.npz", "channels come last")
+
+
+def test_long_words_that_a_small_table_repeats(tmp_path) -> None:
+    ids = pa.DictionaryArray.from_arrays(pa.array([0] * 512, pa.int32()), ["x" * 2**20])
+    labels = pa.array([0, 1] * 256)
+    table = pa.table({"label": labels, "id": ids.cast(pa.string()), "x": labels.cast(pa.float64())})
+    pq.write_table(table, tmp_path / "a.parquet", store_schema=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 2**17
+    refused(tmp_path / "a.parquet", "words of at most 4096 bytes")
+
+
+def test_settings_that_name_each_other_again_and_again(tmp_path) -> None:
+    pytest.importorskip("datasets")
+    pq.write_table(pa.table({"label": [0, 1], "x": [0.0, 1.0]}), tmp_path / "train.parquet")
+    names = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 30)}]" for i in range(1, 20)]
+    lines = ["---", "a0: &a0 [x]", *names, "configs: *a19", "---", ""]
+    (tmp_path / "README.md").write_text("\n".join(lines))
+    with pytest.raises(InputError):
+        read_samples(f"hf:{tmp_path}")
+
+
+def test_links_in_a_loop(tmp_path, forms, colour) -> None:
+    source = pathlib.Path(forms.class_folders(tmp_path, *colour))
+    (source / "loop.png").symlink_to("loop.png")
+    refused(source, "loop")
+
+
+# columns of tables
+
+
+def test_columns_are_matched_by_name(tmp_path) -> None:
+    table = {"label": [0, 1, 0], "a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]}
+    pq.write_table(pa.table(table), tmp_path / "data.parquet")
+    other = {"b": table["b"], "__index_level_0__": [2, 0, 1], "a": table["a"]}
+    pq.write_table(pa.table({**other, "label": table["label"]}), tmp_path / "clean.parquet")
+    data = read_samples(f"{tmp_path}/data.parquet")
+    assert data.columns == ("a", "b")
+    clean = read_samples(f"{tmp_path}/clean.parquet", columns=data.columns)
+    assert torch.equal(clean.inputs[:], data.inputs[:])
+    pq.write_table(pa.table({**table, "c": table["a"]}), tmp_path / "clean.parquet")
+    with pytest.raises(InputError, match="0 missing and 1 others: c"):
+        read_samples(f"{tmp_path}/clean.parquet", columns=data.columns)
+
+
+def test_a_column_without_a_name(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text(",label,x\n0,0,1.5\n1,1,2.5\n")
+    refused(tmp_path / "a.csv", "an index of rows")

@@ -228,6 +228,77 @@ def test_graphs_that_are_broken(attacked, change: Callable[[dict], object]) -> N
         load_model(str(attacked(change))).model(IMAGES)
 
 
+def put_first(*targets: tuple[str, list[dict], list[dict]]) -> Callable[[dict], None]:
+    """Put calls before the graph's own."""
+
+    def change(said: dict) -> None:
+        said["graph_module"]["graph"]["nodes"][:0] = [
+            {"target": target, "inputs": inputs, "outputs": outputs, "metadata": {}}
+            for target, inputs, outputs in targets
+        ]
+
+    return change
+
+
+def given(name: str, **arg: object) -> dict:
+    return {"name": name, "kind": 1, "arg": arg}
+
+
+TENSOR = {"as_tensor": {"name": "new"}}
+
+
+@pytest.mark.parametrize("through", ["p_0_weight", "seen"])
+def test_a_graph_that_counts_its_calls(attacked, through: str) -> None:
+    """Weights that change with every call could wake a backdoor after the audit."""
+    view = (
+        "torch.ops.aten.view.default",
+        [given("self", as_tensor={"name": "p_0_weight"}), given("size", as_ints=[-1])],
+        [{"as_tensor": {"name": "seen"}}],
+    )
+    write = (
+        "torch.ops.aten.mul_.Scalar",
+        [given("self", as_tensor={"name": through}), given("other", as_float=1.01)],
+        [TENSOR],
+    )
+    model = load_model(str(attacked(put_first(view, write)))).model.requires_grad_(False)
+    with pytest.raises(RefusedError, match="leaves its weights"):
+        model(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("operator", "more"),
+    [
+        ("dropout.default", [given("p", as_float=0.5), given("zzz", as_bool=True)]),
+        ("dropout.default", [given("p", as_float=0.5), given("zzz", as_name="input")]),
+        (
+            "native_batch_norm.default",
+            [given("", as_none=True)] * 4
+            + [given("x", as_bool=True)]
+            + [given("", as_float=0)] * 2,
+        ),
+    ],
+)
+def test_training_under_another_name(attacked, operator: str, more: list[dict]) -> None:
+    first = given("x", as_tensor={"name": "input"})
+    path = attacked(put_first((f"torch.ops.aten.{operator}", [first, *more], [TENSOR])))
+    with pytest.raises(InputError, match="evaluation mode"):
+        load_model(str(path))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [given("", as_string="x" * 9), given("", as_int=10**9)],
+        [given("", as_int=2**62), given("", as_int=2**63)],
+        [given("", as_ints=[1]), given("", as_int=10**9)],
+    ],
+)
+def test_arithmetic_of_anything_but_sizes(attacked, inputs: list[dict]) -> None:
+    path = attacked(put_first(("_operator.mul", inputs, [{"as_sym_int": {"as_name": "n"}}])))
+    with pytest.raises(RefusedError, match="sizes"):
+        load_model(str(path)).model(IMAGES)
+
+
 @pytest.mark.parametrize("name", ["forward", "_nodes.x", "../x", "a b", "__class__.x"])
 def test_weights_called_like_parts_of_the_module(attacked, name: str) -> None:
     path = attacked(

@@ -332,7 +332,7 @@ def edited(folder: pathlib.Path, name: str, edit: Callable[[dict], None]) -> Non
     ("name", "edit", "pattern"),
     [
         ("preprocessor_config.json", lambda d: d.pop("image_mean"), "expected image_mean"),
-        ("preprocessor_config.json", lambda d: d.update(do_normalize=False), "image_mean"),
+        ("preprocessor_config.json", lambda d: d.pop("image_std"), "image_mean"),
         ("preprocessor_config.json", lambda d: d.update(image_mean=[0.5]), "three channels"),
         ("tokenizer.json", lambda d: d["model"]["vocab"].pop(WORDS[-1]), r"endoftext"),
         ("tokenizer.json", lambda d: d["model"]["vocab"].update({WORDS[-1]: 99}), "end token in"),
@@ -349,6 +349,14 @@ def test_backbones_that_are_refused(tmp_path, name, edit, pattern: str) -> None:
     edited(folder, name, edit)
     with pytest.raises(InputError, match=pattern):
         load_backbone(str(folder))
+
+
+def test_a_backbone_whose_images_are_not_standardised(tmp_path) -> None:
+    folder = write_clip(tmp_path / "clip")
+    edited(folder, "preprocessor_config.json", lambda d: d.update(do_normalize=False))
+    loaded = load_backbone(str(folder)).backbone
+    assert loaded.mean.flatten().tolist() == [0, 0, 0]
+    assert loaded.std.flatten().tolist() == [1, 1, 1]
 
 
 def test_only_clips_are_backbones(tmp_path, clip) -> None:

@@ -9,7 +9,7 @@ import typer
 from assay.errors import UsageError
 
 from . import devices, options
-from .dataset_job import DatasetJob, load
+from .dataset_job import DatasetJob, check_places, load
 from .estimate import show_estimate
 from .exits import Exit
 from .perform import DatasetTask
@@ -89,13 +89,13 @@ def dataset(
         std=options.numbers(std, "--std"),
         size=size,
     )
+    path = out or fresh_folder("dataset")
+    check_places(job, path)
     loaded = load(job)
     if dry_run:
         show_estimate(job, loaded, json=json)
         return Exit.NOTHING_FLAGGED
-    if job.cleanse is not None and pathlib.Path(job.cleanse).exists():
-        raise UsageError(f"expected a new path for the cleansed data, {job.cleanse} exists")
-    task, path = DatasetTask(job=job, loaded=loaded), out or fresh_folder("dataset")
+    task = DatasetTask(job=job, loaded=loaded)
     begin = functools.partial(create, task, path)
     manner = Manner(quiet=quiet, json=json, exit_zero=exit_zero, max_minutes=max_minutes)
     return carry_out(task, path, begin, manner)

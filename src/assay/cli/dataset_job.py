@@ -1,6 +1,8 @@
 """What `assay dataset` was asked, and what it reads."""
 
 import functools
+import itertools
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from assay.audits.dataset import DatasetSettings
-from assay.errors import InputError
+from assay.errors import InputError, UsageError
 from assay.fitting import Preprocess
 from assay.records import record
 from assay.repair import held_out
@@ -69,10 +71,16 @@ def load(job: DatasetJob) -> Loaded:
         UsageError: something is not there, or options do not go together.
         InputError: something cannot be used or is refused.
     """
+    inputs = _inputs(job)
     data = datasets.read_samples(job.data, size=job.size, memory_mb=job.memory_mb // 2)
     clean = datasets.read_samples(
-        job.clean, class_names=data.class_names, size=job.size, memory_mb=job.memory_mb // 2
+        job.clean,
+        class_names=data.class_names,
+        columns=data.columns,
+        size=job.size,
+        memory_mb=job.memory_mb // 2,
     )
+    check_unchanged(job, inputs)
     wanted, got = tuple(data.inputs.shape[1:]), tuple(clean.inputs.shape[1:])
     if wanted != got:
         raise InputError(
@@ -85,8 +93,50 @@ def load(job: DatasetJob) -> Loaded:
         network=_network(job, data),
         preprocess=_preprocess(job, data),
         unseen=held_out(clean, data) if job.prove else None,
-        inputs=_inputs(job),
+        inputs=inputs,
     )
+
+
+def check_places(job: DatasetJob, run: pathlib.Path) -> None:
+    """Check, before anything is read, where results are to go.
+
+    Raises:
+        UsageError: into the data, to something that exists or has no folder, or under a name that
+            says it is another kind of file.
+    """
+    places = [run] if job.cleanse is None else [run, pathlib.Path(job.cleanse)]
+    for place, source in itertools.product(places, (job.data, job.clean)):
+        if place.resolve().is_relative_to(_place_of(source).resolve()):
+            raise UsageError(f"expected a path outside {source}, which is not changed, got {place}")
+    if job.cleanse is None:
+        return
+    out, data = pathlib.Path(job.cleanse), _place_of(job.data)
+    if os.path.lexists(out):
+        raise UsageError(f"expected a new path for the cleansed data, {out} exists")
+    if not out.parent.is_dir():
+        raise UsageError(f"expected an existing folder for the cleansed data, got {out.parent}")
+    if data.is_file() and out.suffix != data.suffix:
+        raise UsageError(
+            f"expected {data.suffix} at the end of the cleansed data's name, got {out}"
+        )
+
+
+def _place_of(source: str) -> pathlib.Path:
+    """Find the file or folder of a source, without a kind before it and a split behind it."""
+    place = source.removeprefix("hf:")
+    return pathlib.Path(
+        place if pathlib.Path(place).exists() else place.rpartition("#")[0] or place
+    )
+
+
+def check_unchanged(job: DatasetJob, inputs: Mapping[str, Input]) -> None:
+    """Check that the data are still those that were hashed.
+
+    Raises:
+        InputError: they are not.
+    """
+    if datasets.digest(job.data) != inputs["data"].sha256:
+        raise InputError(f"expected {job.data} to stay as it is, it has changed: run again")
 
 
 def _inputs(job: DatasetJob) -> dict[str, Input]:

@@ -3,13 +3,10 @@
 import pathlib
 from collections.abc import Mapping
 
-import torch
-
 from assay.audits.models import Delivery
-from assay.audits.models.encoders import features_of
+from assay.audits.models.encoders import Features
 from assay.errors import InputError
 from assay.records import record
-from assay.reports.text import NAME, plain
 from assay.samples import Rows
 from assay.storage import data as datasets
 from assay.storage.models import LoadedModel
@@ -18,6 +15,7 @@ from assay.storage.runs import Input
 from .models_job import (
     ModelsJob,
     check_count,
+    check_takes,
     inputs_of,
     loaded_model,
     place_of,
@@ -75,20 +73,5 @@ def _delivery(job: ModelsJob, name: str, loaded: LoadedModel, images: Rows) -> D
         preprocess=preprocess_of(job, name, loaded, images),
         digest={"sha256": loaded.digest},
     )
-    _try(delivery, images)
+    check_takes(delivery, Features(delivery.model), images)
     return delivery
-
-
-def _try(delivery: Delivery, images: Rows) -> None:
-    """Check that a model takes the images, and answers with features."""
-    name, some = plain(delivery.name, NAME), images[:2]
-    try:
-        with torch.inference_mode():
-            features_of(delivery.model(delivery.preprocess(some.permute(0, 2, 3, 1))))
-    except InputError as error:
-        raise InputError(f"{error}: {name} has none") from error
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise InputError(
-            f"expected an encoder that takes images of shape {tuple(some.shape[1:])}, but {name} "
-            f"fails on them; --size scales them: {error}"
-        ) from error

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from assay.audits.models import Delivery, ModelsSettings
 from assay.audits.models.language import TextSettings
+from assay.audits.models.respond import named
 from assay.audits.models.vision_text import VisionTextSettings
 from assay.errors import InputError, UsageError
-from assay.fitting import Preprocess, logits_of
+from assay.fitting import Preprocess, behind, logits_of
 from assay.randomness import Seed, child, isolated
 from assay.records import record
 from assay.reports.text import NAME, plain
@@ -257,7 +258,7 @@ def preprocess_of(job: ModelsJob, name: str, loaded: Described, images: Rows) ->
     """Take what a model wants from the options or from its folder, or else measure it."""
     asked = Processor(mean=job.mean, std=job.std, size=job.size)
     said = Processor(mean=loaded.mean, std=loaded.std, size=loaded.size)
-    return preprocess(asked, said, images, name) or Preprocess.of(images)
+    return preprocess(asked, said, images, name, spread=True) or Preprocess.of(images)
 
 
 def refuse_copies(names: Sequence[str], loaded: Sequence[Digested]) -> None:
@@ -278,9 +279,22 @@ def refuse_copies(names: Sequence[str], loaded: Sequence[Digested]) -> None:
 
 def _delivery(job: ModelsJob, name: str, loaded: LoadedModel, clean: Samples) -> Delivery:
     order = order_of(loaded.class_names, clean.class_names, name)
-    return Delivery(
+    delivery = Delivery(
         name=name,
         model=loaded.model if order is None else Reordered(loaded.model, order).eval(),
         preprocess=preprocess_of(job, name, loaded, clean.inputs),
         digest={"sha256": loaded.digest},
     )
+    check_takes(delivery, delivery.model, clean.inputs)
+    return delivery
+
+
+def check_takes(delivery: Delivery, model: nn.Module, images: Rows) -> None:
+    """Check that a delivery, or what is made of it, takes the images, before anything is run.
+
+    Raises:
+        InputError: it does not.
+    """
+    respond = named(delivery.name, behind(model, delivery.preprocess, torch.device("cpu")))
+    with torch.no_grad():
+        respond(images[:2].float() / 255)

@@ -1,6 +1,7 @@
 """What each audit does in its run: the tasks behind the commands."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import torch
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.audits.models import Groups, ModelsSettings, audit_models, grouped
 from assay.audits.models.language import TextSettings, audit_texts
 from assay.audits.models.vision_text import PROMPT, VisionTextSettings, audit_vision_texts
 from assay.audits.prompts import PromptsSettings, audit_prompts
-from assay.errors import InputError
+from assay.errors import InputError, UsageError
 from assay.providers.loading import load_plan
 from assay.providers.training import TrainingJob
 from assay.randomness import Seed, child
@@ -82,9 +84,8 @@ class DatasetTask:
         record_audit(run, loaded.data, audit)
         is_poison = audit.is_poison.cpu()
         flagged = int(is_poison.sum())
-        if flagged and job.cleanse is not None and not pathlib.Path(job.cleanse).exists():
-            kept = (~is_poison).nonzero().squeeze(1)
-            datasets.write_samples(job.data, kept, pathlib.Path(job.cleanse))
+        if flagged and job.cleanse is not None:
+            _cleanse(run, job, loaded, (~is_poison).nonzero().squeeze(1))
         more: list[Table | Text] = []
         if flagged and loaded.unseen is not None:
             proof = self._proof(run, cleanse(loaded.data, is_poison), loaded.unseen, show)
@@ -344,6 +345,28 @@ _TASKS: Mapping[str, Callable[[Mapping[str, Any]], Task]] = {
     "training": _training_task,
     "prompts": _prompts_task,
 }
+
+
+def _cleanse(run: RunFolder, job: DatasetJob, loaded: Loaded, kept: Tensor) -> None:
+    """Write the data without what was flagged; a resumed run that did so already leaves it.
+
+    Raises:
+        InputError: the data have changed since they were read.
+        UsageError: something that this run did not write lies where they go.
+    """
+    assert job.cleanse is not None
+    out = pathlib.Path(job.cleanse)
+    if os.path.lexists(out):
+        written = {"kind": "cleansed", "path": str(out), "sha256": datasets.digest(str(out))}
+        if not any(written.items() <= event.items() for event in run.events()):
+            raise UsageError(
+                f"expected a new path for the cleansed data, something else lies at {out} by now: "
+                "move it away and resume"
+            )
+        return
+    dataset_job.check_unchanged(job, loaded.inputs)
+    datasets.write_samples(job.data, kept, out)
+    run.event("cleansed", path=str(out), sha256=datasets.digest(str(out)))
 
 
 def _cleansed(path: str, flagged: int) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -166,7 +167,7 @@ def importable() -> Iterator[None]:
 
 
 def preprocess(
-    asked: Processor, said: Processor, inputs: Rows, whose: str = ""
+    asked: Processor, said: Processor, inputs: Rows, whose: str = "", *, spread: bool = False
 ) -> Preprocess | None:
     """Take what the options say, or else the model's own processor; measure what is missing.
 
@@ -175,12 +176,14 @@ def preprocess(
         said: what the model's own processor says.
         inputs: what the model will be shown.
         whose: the model, for an error.
+        spread: whether a model of three channels may see grey inputs, three times the same.
 
     Returns:
         What to do to inputs; None where nobody says anything.
 
     Raises:
-        UsageError: the numbers do not fit each other or the inputs.
+        UsageError: the options do not fit each other or the inputs.
+        InputError: the processor's numbers do not.
     """
     if (asked.mean is None) != (asked.std is None):
         raise UsageError("expected --mean and --std together, got one of them")
@@ -188,13 +191,14 @@ def preprocess(
     if mean is None or std is None:
         return None if size is None else dataclasses.replace(Preprocess.of(inputs), size=size)
     channels = inputs.shape[1]
+    if spread and channels == 1 and 3 in {len(mean), len(std)}:
+        channels = 3
     if {len(mean), len(std)} - {1, channels}:
-        raise UsageError(
-            f"expected 1 or {channels} numbers as mean and as standard deviation, as the data have "
-            f"channels, got {len(mean)} and {len(std)}{whose and f' for {whose}'}"
-        )
-    if min(std) <= 0:
-        raise UsageError(f"expected standard deviations above 0, got {std}")
+        told = f"expected 1 or {channels} numbers as mean and as standard deviation, as the data "
+        told += f"have channels, got {len(mean)} and {len(std)}{whose and f' for {whose}'}"
+        raise UsageError(told) if asked.mean else InputError(f"{told}; see --mean and --std")
+    if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise UsageError(f"expected finite means, and deviations above 0, got {mean} and {std}")
     return Preprocess(
         mean=mean * (channels // len(mean)), std=std * (channels // len(std)), size=size
     )

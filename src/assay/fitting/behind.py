@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from .feed import Preprocess
 from .loop import logits_of
 
+_PIXELS = 256 * 224**2  # that go through a model at once
+
 
 class Behind(nn.Module):
     """A model with its preprocessing in front, for the training loop."""
@@ -47,6 +49,9 @@ def behind(
     def respond(
         images: Float[Tensor, "batch channels height width"],
     ) -> Float[Tensor, "batch classes"]:
+        most = max(1, _PIXELS // (size or images.shape[-1]) ** 2)
+        if len(images) > most and not torch.is_grad_enabled():
+            return torch.cat([respond(some) for some in images.split(most)])
         ready = (images - mean) / std
         if size is not None and tuple(ready.shape[-2:]) != (size, size):
             ready = nn.functional.interpolate(

@@ -112,10 +112,13 @@ class Mailbox:
             return None
         whole, size = hashlib.sha256(), 0
         with target.open("wb") as file:
-            for block in self._blocks(place, most):
-                whole.update(block)
-                size += len(block)
-                file.write(block)
+            try:
+                for block in self._blocks(place, most):
+                    whole.update(block)
+                    size += len(block)
+                    file.write(block)
+            except FileNotFoundError:
+                return None
         return Fetched(size=size, sha256=whole.hexdigest())
 
     def put(self, place: str, source: pathlib.Path) -> None:
@@ -158,8 +161,8 @@ class Mailbox:
         with _reaching(self.url):
             try:
                 return self._storage.modified(self._path(place))
-            except (NotImplementedError, FileNotFoundError):
-                return None
+            except (NotImplementedError, FileNotFoundError, ValueError, OverflowError):
+                return None  # the last two where a file says that it is of another age
 
     def _path(self, place: str) -> str:
         return f"{self._root.rstrip('/')}/{place}"

@@ -1,7 +1,6 @@
 """Before and after: what the network learns from the data as they came, and once cleansed."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Int64
@@ -14,10 +13,8 @@ from assay.networks import default_network
 from assay.randomness import Seed, child, isolated
 from assay.records import record
 from assay.results import Forgetful, Interval, Progress, Store, silent
-from assay.samples import Rows, Samples
+from assay.samples import Rows, Samples, row_digests
 from assay.stats import wilson
-
-_CHUNK = 1024
 
 
 @record
@@ -63,8 +60,8 @@ def held_out(trusted: Samples, data: Samples) -> Samples:
     Raises:
         InputError: all of them do.
     """
-    known = set(_digests(data.inputs))
-    absent = [i for i, digest in enumerate(_digests(trusted.inputs)) if digest not in known]
+    known = set(row_digests(data.inputs))
+    absent = [i for i, digest in enumerate(row_digests(trusted.inputs)) if digest not in known]
     if not absent:
         raise InputError(
             f"expected trusted samples that do not stand in the data, got {len(trusted)} that all "
@@ -153,9 +150,3 @@ def _success(
 
 def _predicted(model: nn.Module, data: Feed) -> Int64[Tensor, " samples"]:
     return logits(model, data).argmax(1).cpu()
-
-
-def _digests(inputs: Rows) -> Iterator[bytes]:
-    for start in range(0, len(inputs), _CHUNK):
-        for row in inputs[start : start + _CHUNK]:
-            yield hashlib.sha256(row.contiguous().numpy().tobytes()).digest()

@@ -13,6 +13,7 @@ from .language import read_tokenizer
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _WANTED = ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors")
 _HUB = "hf:"
+_CHANNELS = 3
 
 
 @record
@@ -53,13 +54,14 @@ def load_backbone(source: str, *, max_mb: int = 16_384) -> LoadedBackbone:
     missing = [token for token in (_START, _END) if token not in words.vocabulary]
     if missing:
         raise InputError(f"expected tokens {missing} in tokenizer.json of {path}, as CLIP has them")
+    times = _CHANNELS if len(said.mean) == len(said.std) == 1 else 1  # one number is for all
     backbone = Backbone(
         huggingface.read_clip(path, max_mb=max_mb),
         words.encode,
         start=words.vocabulary[_START],
         end=words.vocabulary[_END],
-        mean=said.mean,
-        std=said.std,
+        mean=said.mean * times,
+        std=said.std * times,
     )
     weights = path / "model.safetensors"
     return LoadedBackbone(

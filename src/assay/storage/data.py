@@ -1,5 +1,6 @@
 """Data sets of every form: read, written in the form they came in, and hashed."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ def read_samples(
     source: str,
     *,
     class_names: Sequence[str] | None = None,
+    columns: tuple[str, ...] | None = None,
     size: int | None = None,
     memory_mb: int = 2048,
     max_mb: int = 65_536,
@@ -39,6 +41,7 @@ def read_samples(
         class_names: the classes in order, if they are known, as those of another data set; labels
             are matched to them by name, or by number where only one side has names. Classes
             without samples are allowed only where they are named, here or by the source.
+        columns: of a table, as another one has them: inputs are put into this order, by name.
         size: side in pixels that encoded images are cut and scaled to; without it, images of
             different sizes are refused.
         memory_mb: inputs up to this size are read into memory; larger ones are read from disk
@@ -50,7 +53,8 @@ def read_samples(
         RefusedError: the source is malformed, oversized or tries to run code.
         InputError: the data are of no use here: one class, mixed sizes, texts, foreign classes.
     """
-    found, how = _read(source, size, memory_mb, max_mb)
+    how = Reading(size=size, memory_mb=memory_mb, max_mb=max_mb, columns=columns)
+    found, how = _read(source, how)
     return samples_of(found, class_names, how, source)
 
 
@@ -79,7 +83,7 @@ def read_images(
     elif path.is_file() and tensors.recognises(path):
         inputs = tensors.read_inputs(path, how)
     else:
-        inputs = _read(source, size, memory_mb, max_mb)[0].inputs
+        inputs = _read(source, how)[0].inputs
     rows = settle(inputs, memory_mb)
     check_finite(rows, source)
     return rows
@@ -148,13 +152,13 @@ def digest(source: str) -> str:
     return digest_path(pathlib.Path(place))
 
 
-def _read(source: str, size: int | None, memory_mb: int, max_mb: int) -> tuple[Found, Reading]:
+def _read(source: str, how: Reading) -> tuple[Found, Reading]:
     place, split = _parsed(source)
-    how = Reading(split=split, size=size, memory_mb=memory_mb, max_mb=max_mb)
+    how = dataclasses.replace(how, split=split)
     if place.startswith(_HUB):
         return hub.read(place.removeprefix(_HUB), how), how
     path, _, split = _located(place, split)
-    how = Reading(split=split, size=size, memory_mb=memory_mb, max_mb=max_mb)
+    how = dataclasses.replace(how, split=split)
     return _form(path).read(path, how), how
 
 

@@ -67,9 +67,9 @@ def decode(value: Any) -> Any:
 
 
 def _decode_float(text: object) -> float:
-    if text not in {"nan", "inf", "-inf"}:
+    if not isinstance(text, str) or text not in {"nan", "inf", "-inf"}:
         raise InputError(f'expected "nan", "inf" or "-inf" as $float, got {text!r}')
-    return float(str(text))
+    return float(text)
 
 
 def dump(value: object, *, indent: int | None = 2) -> str:

@@ -89,7 +89,8 @@ def _is_folder(entry: os.DirEntry[str], root: pathlib.Path) -> bool:
     if not entry.name.isprintable():
         raise RefusedError(f"expected printable file names, got {entry.name!r}")
     if entry.is_symlink():
-        inside = pathlib.Path(entry.path).resolve().is_relative_to(root.resolve())
+        with refusing(entry.path, RuntimeError):  # a loop of links
+            inside = pathlib.Path(entry.path).resolve().is_relative_to(root.resolve())
         if not inside or not entry.is_file():
             raise RefusedError(
                 f"expected no links to folders or to files outside {root}, got {entry.path}"
@@ -133,11 +134,12 @@ def walk(folder: pathlib.Path, root: pathlib.Path) -> Iterator[str]:
     Raises:
         RefusedError: as for `listing`.
     """
-    folders, files = listing(folder, root, hidden=True)
-    for name in files:
-        yield (folder / name).relative_to(root).as_posix()
-    for name in folders:
-        yield from walk(folder / name, root)
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        folders, files = listing(here, root, hidden=True)
+        yield from ((here / name).relative_to(root).as_posix() for name in files)
+        waiting += [here / name for name in reversed(folders)]
 
 
 @contextlib.contextmanager

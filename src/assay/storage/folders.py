@@ -45,6 +45,7 @@ def read(path: pathlib.Path, how: Reading) -> Found:
 def read_images(path: pathlib.Path, how: Reading) -> FileRows:
     """Read the image files that lie in a folder, in alphabetical order of their names."""
     _, files = listing(path, path)
+    _no_hidden(path, path)
     return _decoded(path, _images(path, files), how)
 
 
@@ -73,6 +74,7 @@ def _root(path: pathlib.Path, split: str | None) -> pathlib.Path:
 
 def _classes(root: pathlib.Path) -> dict[str, list[str]]:
     folders, beside = listing(root, root)
+    _no_hidden(root, root)
     if not folders:
         raise InputError(
             f"expected class folders with images in {root}, got {beside[:3] or 'nothing'}"
@@ -84,12 +86,28 @@ def _classes(root: pathlib.Path) -> dict[str, list[str]]:
     classes = {}
     for name in folders:
         inner, files = listing(root / name, root)
+        _no_hidden(root / name, root)
         if inner:
             raise RefusedError(f"expected only images in class folder {name}, got {inner[0]}")
         classes[name] = _images(root / name, files)
     if sum(map(len, classes.values())) > MAX_FILES:
         raise RefusedError(f"expected at most {MAX_FILES} images in {root}, got more")
     return classes
+
+
+def _no_hidden(folder: pathlib.Path, root: pathlib.Path) -> None:
+    """Refuse images behind names with a dot, which some trainers read and others do not."""
+    folders, files = listing(folder, root, hidden=True)
+    hidden = [name for name in files if name.startswith(".")]
+    for name in folders:
+        if name.startswith("."):
+            hidden += [f"{name}/{file}" for file in listing(folder / name, root, hidden=True)[1]]
+    images = [name for name in hidden if pathlib.PurePath(name).suffix.lower() in SUFFIXES]
+    if images:
+        raise RefusedError(
+            f"expected no images with names that start with a dot in {folder}, got {images[0]}: "
+            "some trainers read them; rename or remove them"
+        )
 
 
 def _images(folder: pathlib.Path, files: list[str]) -> list[str]:

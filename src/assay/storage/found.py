@@ -34,6 +34,8 @@ class Reading:
     """What may be held in memory; larger inputs are read from disk when they are asked for."""
     max_mb: int = 65_536
     """What the inputs may take, unpacked."""
+    columns: tuple[str, ...] | None = None
+    """Those of a table, in order, as another table has them; None to take them as they are."""
 
     def bound(self, count: int, row: Sequence[int], itemsize: int, where: object) -> None:
         """Check the size that a file declares, before anything is allocated.
@@ -65,6 +67,8 @@ class Found:
     numbered: bool = True
     """Whether the source itself numbers its classes; if not, numbers follow the names' order."""
     ids: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    """Of a table."""
 
 
 @runtime_checkable
@@ -112,7 +116,9 @@ def samples_of(
     labels, names = _classes(found, class_names, where)
     inputs = settle(found.inputs, how.memory_mb)
     check_finite(inputs, where)
-    return Samples(inputs=inputs, labels=labels, class_names=names, ids=found.ids)
+    return Samples(
+        inputs=inputs, labels=labels, class_names=names, ids=found.ids, columns=found.columns
+    )
 
 
 def _classes(
@@ -219,12 +225,17 @@ def image_row(shape: Sequence[int], where: object) -> tuple[int, int, int]:
     """
     if len(shape) == 3:
         return shape[1], shape[2], 1
-    if len(shape) == 4 and shape[3] <= MAX_CHANNELS:
+    if len(shape) == 4 and shape[3] <= MAX_CHANNELS and not _is_first(shape):
         return shape[1], shape[2], shape[3]
     raise RefusedError(
         f"expected images (samples, height, width[, channels <= {MAX_CHANNELS}]) in {where}, "
         f"got shape {tuple(shape)}; channels come last"
     )
+
+
+def _is_first(shape: Sequence[int]) -> bool:
+    """Whether channels seem to come first: images are not 1 or 3 pixels high, and wider."""
+    return shape[1] in {1, 3} and shape[3] not in {1, 3, 4}
 
 
 def chosen(keep: Int64[Tensor, " kept"], count: int) -> NDArray[np.int64]:

@@ -36,8 +36,22 @@ where zeros zeros_like
 _SAFE = frozenset(_OPERATORS.split())
 """Operators of `torch.ops.aten` that compute, and touch neither files nor foreign memory."""
 
+_LARGEST = 2**63  # sizes are smaller
+
+
+def _on_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compute with sizes alone: numbers grow no further, and no text is repeated."""
+
+    def bounded(*sizes: Any) -> Any:
+        if not all(isinstance(size, int) and abs(size) < _LARGEST for size in sizes):
+            raise RefusedError(f"expected sizes in a graph, got {sizes!s:.200}")
+        return function(*sizes)
+
+    return bounded
+
+
 _ON_SIZES: Mapping[str, Callable[..., Any]] = {
-    f"_operator.{function.__name__}": function
+    f"_operator.{function.__name__}": _on_sizes(function)
     for function in (
         *(operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg),
         *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
@@ -66,6 +80,9 @@ _FORMATS = {
 
 _DEVICE = "the device of the input"
 
+_EVALUATING = {"train": False, "training": False, "dropout_p": 0.0}
+"""What these arguments of operators are in evaluation mode."""
+
 
 @record
 class _Name:
@@ -92,7 +109,8 @@ class Program(nn.Module):
     Raises:
         InputError: the graph uses an operator that is not on the list, was exported in training
             mode, or has more than one input or output.
-        RefusedError: a weight is called like a part of `nn.Module`.
+        RefusedError: a weight is called like a part of `nn.Module`; in a call, the graph changes
+            its weights, as one that counts its calls would.
     """
 
     def __init__(
@@ -124,11 +142,14 @@ class Program(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Run the graph on a batch."""
         values: dict[str, Any] = {_DEVICE: inputs.device, self._given: inputs}
-        for short, name in self._places.items():
-            values[short] = operator.attrgetter(name)(self)
+        stored = {short: operator.attrgetter(name)(self) for short, name in self._places.items()}
+        values |= stored
+        before = [value._version for value in stored.values()]  # noqa: SLF001
         for node in self._nodes:
             args, kwargs = _filled(list(node.args), values), _filled(dict(node.kwargs), values)
             _keep(node.outputs, node.call(*args, **kwargs), values)
+        if before != [value._version for value in stored.values()]:  # noqa: SLF001
+            raise RefusedError("expected a graph that leaves its weights as they are")
         return values[self._output]
 
 
@@ -178,21 +199,30 @@ def _place(root: nn.Module, name: str, value: nn.Parameter | Tensor) -> None:
 
 
 def _node(entry: dict[str, Any]) -> _Node:
+    call = _function(entry["target"])
     args, kwargs = [], {}
     for said in entry["inputs"]:
         name, argument = said["name"], _argument(said["arg"])
-        if name in {"train", "training"} and argument is not False:
-            raise InputError("expected a network exported in evaluation mode: call model.eval()")
         if said.get("kind") == 1 or not name:
             args.append(argument)
         else:
             kwargs[name] = argument
-    return _Node(
-        call=_function(entry["target"]),
-        args=tuple(args),
-        kwargs=kwargs,
-        outputs=tuple(entry["outputs"]),
-    )
+    if isinstance(call, torch._ops.OpOverload):  # noqa: SLF001
+        _check_evaluating(call, args, kwargs)
+    return _Node(call=call, args=tuple(args), kwargs=kwargs, outputs=tuple(entry["outputs"]))
+
+
+def _check_evaluating(
+    call: torch._ops.OpOverload,
+    args: list[Any],
+    kwargs: dict[str, Any],
+) -> None:
+    """Refuse operators that behave as in training, whatever the archive calls their arguments."""
+    names = [argument.name for argument in call._schema.arguments]  # noqa: SLF001
+    given = dict(zip(names, args, strict=False)) | kwargs
+    for name, value in _EVALUATING.items():
+        if name in given and (isinstance(given[name], _Name) or given[name] != value):
+            raise InputError("expected a network exported in evaluation mode: call model.eval()")
 
 
 def _function(target: str) -> Callable[..., Any]:

@@ -92,9 +92,22 @@ def _check_settings(folder: pathlib.Path) -> None:
             if name == "README.md":
                 said = said.split("---\n")[1] if said.startswith("---\n") else ""
             settings = yaml.safe_load(said) or {}
+            if _written_out(settings, {}) > _MAX_SETTINGS:
+                raise RefusedError(f"expected settings of at most {_MAX_SETTINGS} parts in {name}")
             outside = [p for p in _texts(settings.get("configs")) if _leads_out(p)]
         if outside:
             raise RefusedError(f"expected files of {folder} itself in {name}, got {outside[0]!r}")
+
+
+def _written_out(settings: Any, known: dict[int, int]) -> int:
+    """Count the parts of settings, once for every alias that YAML has for them."""
+    if not isinstance(settings, dict | list):
+        return 1
+    if id(settings) not in known:
+        known[id(settings)] = _MAX_SETTINGS + 1  # where they contain themselves
+        parts = settings.values() if isinstance(settings, dict) else settings
+        known[id(settings)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(settings)]
 
 
 def _texts(settings: Any) -> Iterator[str]:

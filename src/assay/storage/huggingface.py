@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _MAX_JSON = 2**24
 _MAX_NUMBER = 10_000_000
 _MAX_REPEATS = 1_000
+_MAX_SIDE = 2048  # pixels that a model may want
 _REPEATED = ("layer", "depth", "block", "repeats", "stages", "experts")
 _SIZES = ("_size", "_size_per_layer_input", "_theta", "_channel", "_channels")
 _LOADING = ("auto_map", "implementation", "quantization", "backbone", "use_kernels", "gguf")
@@ -169,18 +171,42 @@ def class_names(model: "PreTrainedModel") -> tuple[str, ...] | None:
 
 
 def processor(path: pathlib.Path) -> Processor:
-    """Read mean, standard deviation and size from the processor's configuration."""
+    """Read mean, standard deviation and size from the processor's configuration.
+
+    A processor may leave pixels in [0, 255], or scale them otherwise than to [0, 1]: mean and
+    deviation are those that do the same to images in [0, 1].
+
+    Raises:
+        RefusedError: the numbers make no sense, or are too large.
+        InputError: the processor does what is not supported.
+    """
     file, said = _described(path)
     with refusing(file):
-        keys = ("image_mean", "image_std") if said.get("do_normalize", True) else ()
-        mean, std = (_numbers(said.get(key)) for key in keys) if keys else (None, None)
+        scale = 255 * float(said.get("rescale_factor", 1 / 255)) if _does(said, "rescale") else 255
+        mean, std = (_numbers(said.get(key)) for key in ("image_mean", "image_std"))
+        if not _does(said, "normalize"):
+            mean, std = (0.0,), (1.0,)
         size = said.get("crop_size") if said.get("do_center_crop") else said.get("size")
         if isinstance(size, dict):
+            if size.get("height") != size.get("width", size.get("height")):
+                raise InputError(f"expected square images in {file}, got {size}")
             size = size.get("height") or size.get("shortest_edge")
         size = None if size is None else int(size)
-    if not (size is None or 0 < size <= 8192) or (std is not None and min(std, default=0) <= 0):
-        raise RefusedError(f"expected sizes and deviations above 0 in {file}")
-    return Processor(mean=mean, std=std, size=size)
+    if said.get("do_flip_channel_order"):
+        raise InputError(f"expected channels in the order RGB in {file}, it asks for BGR")
+    if not (size is None or 0 < size <= _MAX_SIDE):
+        raise RefusedError(f"expected a size of 1 to {_MAX_SIDE} pixels in {file}, got {size}")
+    if not 0 < scale < math.inf or (std is not None and min(std, default=0) <= 0):
+        raise RefusedError(f"expected a scale and deviations above 0 in {file}, got {scale}, {std}")
+    return Processor(
+        mean=mean and tuple(value / scale for value in mean),
+        std=std and tuple(value / scale for value in std),
+        size=size,
+    )
+
+
+def _does(said: dict[str, Any], what: str) -> bool:
+    return bool(said.get(f"do_{what}", True))
 
 
 def _described(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:

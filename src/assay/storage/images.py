@@ -20,6 +20,7 @@ MAX_PIXELS = 50_000_000
 MAX_ENCODED = 2**26
 """Bytes of an encoded image."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _GREY = frozenset({"1", "L"})
 _COLOUR = frozenset({"LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -84,9 +85,10 @@ def _opened(name: str, content: bytes) -> Image.Image:
     with refusing(f"image {name}", Image.DecompressionBombError), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes are checked here, below Pillow's own bound
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
-    if image.width * image.height > MAX_PIXELS or image.mode not in _GREY | _COLOUR:
+    wide = content.startswith(_PNG) and content[24:25] == b"\x10"  # bits of a channel
+    if image.width * image.height > MAX_PIXELS or image.mode not in _GREY | _COLOUR or wide:
         raise RefusedError(
             f"expected images of at most {MAX_PIXELS} pixels with 8 bits a channel, "
-            f"got {image.width}x{image.height} {image.mode}: {name}"
+            f"got {image.width}x{image.height} {image.mode}{wide * ' of 16 bits'}: {name}"
         )
     return image

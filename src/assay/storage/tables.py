@@ -29,7 +29,9 @@ _ID = "id"
 _TEXT = frozenset({"text", "sentence"})
 _MAX_COLUMNS = 100_000
 _MAX_LINE = 8 * 2**20
-_BATCH = 1024
+_BATCH, _FEW = 1024, 16  # rows that are unpacked at once; of images
+_MAX_WORD = 4096  # bytes of a label or an id
+_INDEX = "__index_level_"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 Batches = Callable[[], Iterator[pa.RecordBatch]]
@@ -58,7 +60,7 @@ def read_batches(
 ) -> Found:
     """Read what a pass over record batches yields; `names` are the classes' names, if known."""
     schema, labels, ids = _labels(batches, how, where)
-    columns = [field for field in schema if field.name not in {LABEL, _ID}]
+    columns = _columns(schema, how.columns, where)
     if len(columns) == 1 and _is_image(columns[0].type):
         inputs = decode_all(lambda: _encoded(batches, columns[0].name), how, where)
     else:
@@ -70,7 +72,26 @@ def read_batches(
         names=own or names,
         numbered=own is None,
         ids=ids,
+        columns=tuple(field.name for field in columns),
     )
+
+
+def _columns(schema: pa.Schema, wanted: tuple[str, ...] | None, where: object) -> list[pa.Field]:
+    """Choose the inputs, in the order of another table's, without an index that pandas wrote."""
+    given = {
+        field.name: field
+        for field in schema
+        if field.name not in {LABEL, _ID} and not field.name.startswith(_INDEX)
+    }
+    if wanted is None or len(wanted) == len(given) == 1:
+        return list(given.values())
+    missing, foreign = ([n for n in a if n not in b] for a, b in ((wanted, given), (given, wanted)))
+    if missing or foreign:
+        raise InputError(
+            f"expected the columns of the data in {where}, got {len(missing)} missing and "
+            f"{len(foreign)} others: {', '.join([*missing[:3], *foreign[:3]])}"
+        )
+    return [given[name] for name in wanted]
 
 
 def write(
@@ -115,8 +136,28 @@ def refused(batches: Iterator[pa.RecordBatch], where: object) -> Iterator[pa.Rec
 
 
 def _parquet(path: pathlib.Path) -> Iterator[pa.RecordBatch]:
-    with pa.parquet.ParquetFile(path, buffer_size=2**20) as file:
-        yield from file.iter_batches(batch_size=_BATCH, use_threads=False)
+    """Read rows; one long word that a small file holds for many rows is not unpacked."""
+    schema = pa.parquet.read_schema(path)
+    words = [field for field in schema if field.name in {LABEL, _ID} and _is_word(field.type)]
+    size = _FEW if any(_is_image(field.type) for field in schema) else _BATCH
+    names = [field.name for field in words]
+    with pa.parquet.ParquetFile(path, buffer_size=2**20, read_dictionary=names) as file:
+        for batch in file.iter_batches(batch_size=size, use_threads=False):
+            unpacked = batch
+            for field in words:
+                place, column = batch.schema.get_field_index(field.name), batch.column(field.name)
+                longest = pa.compute.max(pa.compute.binary_length(column.dictionary)).as_py() or 0
+                if longest > _MAX_WORD:
+                    raise RefusedError(
+                        f"expected words of at most {_MAX_WORD} bytes in column {field.name!r} of "
+                        f"{path}, got {longest}"
+                    )
+                unpacked = unpacked.set_column(place, field, column.cast(field.type))
+            yield unpacked
+
+
+def _is_word(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _delimited(path: pathlib.Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
@@ -141,6 +182,12 @@ def _header(path: pathlib.Path) -> list[str]:
     names = [field.strip() for field in fields]
     if len(names) > _MAX_COLUMNS or len(set(names)) != len(names):
         raise RefusedError(f"expected different column names in the first line of {path}")
+    unnamed = [name for name in names if not name or name.startswith("Unnamed:")]
+    if unnamed:
+        raise RefusedError(
+            f"expected a name for every column in the first line of {path}, got {unnamed[0]!r}: if "
+            "that is an index of rows, write the table without it"
+        )
     _no_text(names, path)
     return names
 

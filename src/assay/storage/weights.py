@@ -95,11 +95,11 @@ def fill(model: nn.Module, weights: dict[str, Tensor], where: object) -> None:
 
 
 def check_weights(weights: dict[str, Tensor], where: object) -> None:
-    """Check that all weights are finite.
+    """Check that all weights are finite as float32, which models hold.
 
     Raises:
         RefusedError: they are not; names the tensors.
     """
-    bad = [name for name, value in weights.items() if not value.isfinite().all()]
+    bad = [name for name, value in weights.items() if not value.float().isfinite().all()]
     if bad:
         raise RefusedError(f"expected finite weights in {where}, got NaN or infinity in {bad[:5]}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from assay.errors import InputError
 from assay.randomness import Seed, child, generator
@@ -156,11 +157,20 @@ class Search:
         self, respond: Respond, stamped: Tensor, targets: Int64[Tensor, " candidates"]
     ) -> Float[Tensor, ""]:
         batch = stamped.shape[1]
-        said = respond(stamped.flatten(0, 1)).float()
+        said = self._answers(respond, stamped.flatten(0, 1))
         wanted = targets[:, None].expand(-1, batch).flatten()
         if self.objective is Objective.LIKELIHOOD:
             return nn.functional.cross_entropy(said, wanted, reduction="sum") / batch
         return -margin_of(said, wanted).sum() / batch
+
+    def _answers(
+        self, respond: Respond, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Ask in parts, and again for gradients, where one candidate has too many images."""
+        if len(images) <= max(self.most_images, 1):
+            return respond(images).float()
+        parts = images.split(self.most_images)
+        return torch.cat([checkpoint(respond, p, use_reentrant=False) for p in parts]).float()
 
     def _moved(
         self,

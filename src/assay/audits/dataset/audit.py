@@ -216,7 +216,10 @@ def audit_dataset(
     # a look after the larger weight (`Confusion.recall`) leaves more labels by itself
     usual = looks[: confusion.looks]
     judged = said if any(said is look for look in usual) else usual[-1]
-    doubts = settings.preflight.confusion(_part(judged, slice(cut, None)))
+    doubts = (
+        *settings.preflight.confusion(_part(judged, slice(cut, None))),
+        *settings.preflight.apart(samples, trusted),
+    )
     return _decide(
         samples,
         *_scored(said, samples, mixed_in),

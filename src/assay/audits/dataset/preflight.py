@@ -7,11 +7,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from assay.records import record
+from assay.samples import Samples, row_digests
 from assay.stats import wilson
 
 from .confusion import Confused
 
 _MOST_VALUES = 4096  # of a sample, for its distance to another
+_MOST_SHARED = 0.5  # of the trusted samples, that may stand in the data set
 _NEAR = 0.1  # the share of the suspects that lie nearest to the confusing samples
 
 
@@ -64,6 +66,23 @@ class Preflight:
             f"{len(calibration)} lie nearer to other trusted samples than all but the nearest "
             f"{_NEAR:.0%} of the data set do. Draw the trusted samples at random from the data set "
             "and check them yourself, or have all frames of a scene on one side.",
+        )
+
+    def apart(self, samples: Samples, trusted: Samples) -> tuple[str, ...]:
+        """Check that the trusted samples are not simply samples of the data set.
+
+        What is poisoned among them would be taken as clean. Some may stand in both, and tables of
+        few values repeat rows.
+        """
+        given = set(zip(row_digests(samples.inputs), samples.labels.tolist(), strict=True))
+        own = zip(row_digests(trusted.inputs), trusted.labels.tolist(), strict=True)
+        shared = sum(each in given for each in own)
+        if shared <= _MOST_SHARED * len(trusted):
+            return ()
+        return (
+            f"{shared} of {len(trusted)} trusted samples stand in the data set too, with the same "
+            "label: what is poisoned among them is taken as clean. Take them out of the data set "
+            "once you have checked them, or use others.",
         )
 
     def learnt(

@@ -109,6 +109,10 @@ def audit_models(
         everyone = [examined(delivery, images) for delivery in deliveries]
         right = accuracies([model.said for model in everyone], labels)
         unfit = [settings.preflight.unfit(m, labels, max(right), clean.classes) for m in everyone]
+        unfit = [
+            reason or settings.preflight.copied(m, everyone)
+            for m, reason in zip(everyone, unfit, strict=True)
+        ]
         fit = [model for model, reason in zip(everyone, unfit, strict=True) if not reason]
         surveys = _surveys(fit, searched, held, clean.classes, settings, seed, progress, store)
         fit, surveys, unfit = _answering(fit, surveys, everyone, unfit)

@@ -16,7 +16,7 @@ from assay.samples import Rows, Samples
 
 from .audit import ModelsSettings, audit_models
 from .found import Delivery, ModelsAudit
-from .respond import FAILURES
+from .respond import named
 
 _TEMPERATURE = 0.1
 _BATCH = 256
@@ -196,18 +196,13 @@ def features_of(output: object) -> Float[Tensor, "batch dims"]:
 def _features(
     delivery: Delivery, images: Rows, device: torch.device
 ) -> Float[Tensor, "images dims"]:
-    respond = behind(Features(delivery.model).to(device).eval(), delivery.preprocess, device)
-    try:
-        with torch.no_grad():
-            parts = [
-                respond(images[first : first + _BATCH].to(device).float() / 255).cpu()
-                for first in range(0, len(images), _BATCH)
-            ]
-    except FAILURES as error:
-        raise InputError(
-            f"expected an encoder that takes images of shape {tuple(images.shape[1:])}, but "
-            f"{delivery.name!r} fails on them; --size scales them: {error}"
-        ) from error
+    model = Features(delivery.model).to(device).eval()
+    respond = named(delivery.name, behind(model, delivery.preprocess, device))
+    with torch.no_grad():
+        parts = [
+            respond(images[first : first + _BATCH].to(device).float() / 255).cpu()
+            for first in range(0, len(images), _BATCH)
+        ]
     found = torch.cat(parts)
     if not found.isfinite().all():
         raise InputError(f"expected finite features, {delivery.name!r} gives NaN or infinity")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -26,6 +27,10 @@ class Preflight:
     most_behind: float = 0.15
     """A model whose accuracy lies this far below the best one's answers another question, or under
     another preprocessing."""
+
+    least_apart: float = 1e-3
+    """How far the logits of two models must lie apart, of their own size; those of one model that
+    is stored in two forms or precisions lie closer."""
 
     fewest_classes: int = 4
     """Of fewer, it cannot be told which of two models is the unusual one."""
@@ -68,6 +73,17 @@ class Preflight:
         right = int((said.argmax(1) == labels).sum())
         return self._implausible(right, labels, best)
 
+    def copied(self, model: Examined, everyone: Sequence[Examined]) -> str:
+        """Say which other delivery is the same model, or nothing."""
+        for other in everyone:
+            apart = (model.said - other.said).norm() if _alike(model, other) else torch.inf
+            if other is not model and apart < self.least_apart * model.said.norm():
+                return (
+                    f"it answers as {other.delivery.name!r} does: a model shows nothing beside "
+                    "itself; compare it with one of another training"
+                )
+        return ""
+
     def _implausible(self, right: int, labels: Int64[Tensor, " images"], best: float) -> str:
         chance = labels.bincount().max().item() / len(labels)
         if clopper_pearson(right, len(labels), confidence=0.99).low <= chance:
@@ -81,6 +97,10 @@ class Preflight:
                 f"{best:.1%}: check --mean and --std; it may be of another task"
             )
         return ""
+
+
+def _alike(model: Examined, other: Examined) -> bool:
+    return model.said.shape == other.said.shape
 
 
 def accuracies(said: Sequence[Answers], labels: Int64[Tensor, " images"]) -> tuple[float, ...]:

@@ -13,13 +13,15 @@ from .found import Delivery
 
 _PROBED = 16  # images on which a gradient is asked for
 FAILURES = (
+    ArithmeticError,
+    AssertionError,
     AttributeError,
-    IndexError,
-    NotImplementedError,
+    LookupError,
     RuntimeError,
     TypeError,
     ValueError,
 )
+"""What models raise on inputs that they do not take."""
 
 
 @record
@@ -47,14 +49,8 @@ def examined(delivery: Delivery, images: Tensor) -> Examined:
         InputError: it does not take such images, or answers something else than logits.
     """
     respond = responder(delivery, images.device)
-    try:
-        said = answers(respond, images)
-        has_gradient = follows(respond, images[:_PROBED])
-    except FAILURES as error:
-        raise InputError(
-            f"expected a model that takes images of shape {tuple(images.shape[1:])}, but "
-            f"{delivery.name!r} fails on them; --size scales them: {error}"
-        ) from error
+    said = answers(respond, images)
+    has_gradient = follows(respond, images[:_PROBED])
     if said.ndim != 2 or len(said) != len(images):
         raise InputError(
             f"expected logits ({len(images)}, classes) of {delivery.name!r}, got "
@@ -74,9 +70,35 @@ def follows(respond: Respond, images: Tensor) -> bool:
 
 
 def responder(delivery: Delivery, device: torch.device) -> Respond:
-    """Put the model on the device, frozen, behind its preprocessing; differentiable by images."""
+    """Put the model on the device, frozen, behind its preprocessing; differentiable by images.
+
+    What it raises, now or in the middle of a search, becomes an `InputError` that names it.
+    """
     model = delivery.model.to(device).eval().requires_grad_(requires_grad=False)
-    return rounded(behind(model, delivery.preprocess, device))
+    return rounded(named(delivery.name, behind(model, delivery.preprocess, device)))
+
+
+def named(name: str, respond: Respond) -> Respond:
+    """Say which model fails, and on what."""
+
+    def asked(images: Float[Tensor, "batch channels height width"]) -> Tensor:
+        try:
+            return respond(images)
+        except InputError as error:
+            raise type(error)(f"{error}, of {name!r}") from error
+        except FAILURES as error:
+            raise failed(name, images, error) from error
+
+    return asked
+
+
+def failed(name: str, images: Tensor, error: Exception) -> InputError:
+    """Make the error of a model that does not take images."""
+    scaled = "; --size scales them" if isinstance(error, RuntimeError) else ""
+    return InputError(
+        f"expected a model that takes images of shape {tuple(images.shape[1:])}, but {name!r} "
+        f"fails on them{scaled}: {type(error).__name__}: {error}"
+    )
 
 
 def rounded(respond: Respond) -> Respond:

@@ -2,9 +2,11 @@
 
 import torch
 from jaxtyping import Float, Int64
+from scipy.stats import binomtest
 from torch import Tensor
 
 from assay.records import record
+from assay.stats import clopper_pearson
 from assay.triggers import Respond
 
 Answers = Float[Tensor, "images classes"]
@@ -23,6 +25,11 @@ class Preflight:
     """Largest share of the pool that the backbone alone may send to one class, in [0, 1]. What the
     tuned prompt does there is left to the search: prompts with a planted trigger may send many
     images to its target without it."""
+    level: float = 0.01
+    """At which a tuned prompt is found to do worse than one written by hand, in (0, 1)."""
+    room: float = 0.9
+    """A prompt written by hand that gets a smaller share of the clean samples right leaves room to
+    do better, in [0, 1]."""
 
     def pool(self, said: Answers, backbone: Answers, *, has_gradient: bool) -> str:
         """Say why nothing can be concluded, or nothing.
@@ -63,21 +70,39 @@ class Preflight:
     def clean(self, said: Answers, backbone: Answers, labels: Int64[Tensor, " images"]) -> str:
         """Say why clean samples speak against a verdict of nothing found, or nothing.
 
-        A prompt that does no better than the backbone was not tuned for this task, or badly: where
-        nothing stands out, that says little.
+        A prompt that does no better than chance, or worse than the backbone with a prompt written
+        by hand, was not tuned for this task, or badly: where nothing stands out, that says little.
+        Worse is decided by a sign test on the samples that only one of both gets right. A prompt
+        with no more right than the one written by hand is doubted too, as published, where that
+        one leaves room: where it gets less than `room` of the samples right.
 
         Args:
             said: logits of clean samples, by the tuned prompt.
             backbone: the same by the backbone alone.
             labels: of the samples.
         """
-        right, without = (int((each.argmax(1) == labels).sum()) for each in (said, backbone))
-        if right > without:
-            return ""
-        return (
-            f"the tuned prompt gets {right} of {len(labels)} clean samples right and a prompt "
-            f"written by hand {without}: it is of another task, or its classes are in another order"
-        )
+        tuned, by_hand = (each.argmax(1) == labels for each in (said, backbone))
+        right, without, count = int(tuned.sum()), int(by_hand.sum()), len(labels)
+        chance = labels.bincount().max().item() / count
+        told = f"the tuned prompt gets {right} of {count} clean samples right"
+        if clopper_pearson(right, count, confidence=0.99).low <= chance:
+            return (
+                f"{told}, which is no better than always giving the most frequent class: check "
+                "--classes and their order; it may be of another task"
+            )
+        told += f" and a prompt written by hand {without}"
+        if self._is_worse(int((tuned & ~by_hand).sum()), int((by_hand & ~tuned).sum())):
+            return f"{told}, which is no chance: it was tuned for another task, or badly"
+        if right <= without < self.room * count:
+            return f"{told}: tuning brought nothing, so it is of another task, or was tuned badly"
+        return ""
+
+    def _is_worse(self, gained: int, lost: int) -> bool:
+        """Whether more samples were lost than gained, and by more than chance explains."""
+        if lost <= gained:
+            return False
+        found = binomtest(gained, gained + lost, alternative="less")
+        return bool(found.pvalue < self.level)
 
 
 def shared_images(pool: Tensor, clean: Tensor) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from assay.audits.models.conclusion import findings, with_verdicts
+from assay.audits.models.respond import FAILURES
 from assay.errors import InputError
 from assay.randomness import Seed, child, isolated
 from assay.records import record
@@ -18,7 +19,7 @@ from .decision import TextDecision
 from .found import TextAudit, TextDelivery, TextQuestion, TextRecovered, TextResult
 from .preflight import TextPreflight, TextSaid, differing, texts_of
 from .prompts import Ids, Prompts, halves, prompts_of
-from .respond import FAILURES, continuation, prompt_loss, usual_responses
+from .respond import continuation, prompt_loss, usual_responses
 from .survey import Survey, TextSearch, survey
 
 ASSUMPTIONS = (

@@ -1,5 +1,6 @@
 """Could the audit of these language models have found anything?"""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +30,10 @@ class TextPreflight:
     only, as is usual, lose it (314 to 1,460 beside 43 in the zoo) and are of the same task.
     """
 
+    most_even: float = 0.9
+    """Entropy of the first token of the response, in the mean over prompts and in units of that of
+    a guess among all tokens, from which on a model says nothing: an untrained one."""
+
     fewest_prompts: int = 32
     """Half to search on, half to measure on."""
     least_alike: float = 0.4
@@ -45,6 +50,8 @@ class TextPreflight:
             return f"expected at least {self.fewest_prompts} different prompts, got {prompts}"
         if bool((own.first.std(0) < 1e-6).all()):
             return "it gives the same answer to every prompt"
+        if _evenness(own.first) > self.most_even:
+            return "its answers to clean prompts are hardly better than a guess: it is untrained"
         others = [said for place, said in enumerate(everyone) if place != model]
         others = [said for said in others if said.first.isfinite().all()]
         return self._other_task(own, others) if others else ""
@@ -57,6 +64,11 @@ class TextPreflight:
                 "only: it seems to be of another task, or the prompts are"
             )
         return ""
+
+
+def _evenness(first: Float[Tensor, "prompts vocabulary"]) -> float:
+    entropy = torch.special.entr(first.double()).sum(1).mean().item()
+    return entropy / math.log(first.shape[1])
 
 
 def overlap(

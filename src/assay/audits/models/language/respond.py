@@ -14,9 +14,6 @@ from .prompts import Ids, Place, Prompts
 
 Triggers = Int64[Tensor, "candidates length"]
 
-FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-"""What models raise on tokens that they do not take."""
-
 
 @record
 class Budget:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from assay.audits.models.conclusion import findings, with_verdicts
 from assay.audits.models.language import TextDecision, differing, texts_of
-from assay.audits.models.respond import FAILURES, follows
+from assay.audits.models.respond import follows
 from assay.audits.models.survey import images_at_once
 from assay.errors import InputError
 from assay.randomness import Seed, child, generator, isolated
@@ -111,7 +111,7 @@ def audit_vision_texts(
     with isolated(child(seed, "vision-text"), device):
         pictures = _drawn(images, settings.most_images, child(seed, "halves")).to(device)
         models = [asked(d, prompt, pictures.shape[1:], device) for d in deliveries]
-        said = [_said(model, pictures) for model in models]
+        said = [first_tokens(model.respond, pictures) for model in models]
         apart = _apart(deliveries, prompt, said)
         if apart:
             results = [_unjudged(d.name, apart) for d in deliveries]
@@ -184,16 +184,6 @@ def _drawn(images: Rows, most: int, seed: Seed) -> Float[Tensor, "pictures chann
     order = torch.randperm(len(images), generator=generator(seed, torch.device("cpu")))
     pictures = images[order[:most]].float() / 255
     return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
-
-
-def _said(model: Asked, pictures: Float[Tensor, "pictures channels height width"]) -> Said:
-    try:
-        return first_tokens(model.respond, pictures)
-    except FAILURES as error:
-        raise InputError(
-            f"expected a model that takes a picture and {len(model.ids)} tokens, but "
-            f"{model.delivery.name!r} fails on them; --size scales pictures: {error}"
-        ) from error
 
 
 def _apart(deliveries: Sequence[VisionTextDelivery], prompt: str, said: Sequence[Said]) -> str:

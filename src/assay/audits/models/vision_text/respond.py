@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from assay.audits.models.language import Tokenizer
-from assay.audits.models.respond import FAILURES, rounded
+from assay.audits.models.respond import FAILURES, failed, named, rounded
 from assay.errors import InputError
 from assay.fitting import behind
 from assay.records import record
@@ -69,13 +69,10 @@ def asked(
             count = parts(torch.zeros(1, *shape, device=device)).shape[1]
         picture = int(model.config.image_token_id)
     except FAILURES as error:
-        raise InputError(
-            f"expected a model that takes images of shape {tuple(shape)}, but {delivery.name!r} "
-            f"fails on them; --size scales them: {error}"
-        ) from error
+        raise failed(delivery.name, torch.empty(1, *shape), error) from error
     ids = torch.tensor(prompt_ids(delivery.tokenizer, prompt, picture, count), device=device)
-    respond = rounded(behind(_First(model, ids), delivery.preprocess, device))
-    return Asked(delivery=delivery, ids=ids, respond=respond)
+    ask = named(delivery.name, behind(_First(model, ids), delivery.preprocess, device))
+    return Asked(delivery=delivery, ids=ids, respond=rounded(ask))
 
 
 def first_tokens(
@@ -91,10 +88,13 @@ def continued(
 ) -> tuple[str, ...]:
     """Say what is most likely, token by token, until a token that stands for no text."""
     own, ids = model.delivery, model.ids.expand(len(images), -1)
+    picture = int(own.model.config.image_token_id)  # type: ignore[union-attr, arg-type]
     with torch.no_grad():
         for _ in range(tokens):
             respond = behind(_First(own.model, ids), own.preprocess, images.device)
-            ids = torch.cat([ids, respond(images).argmax(1)[:, None]], dim=1)
+            said = named(own.name, respond)(images).clone()
+            said[:, picture] = -torch.inf  # a model that says it would ask for another picture
+            ids = torch.cat([ids, said.argmax(1)[:, None]], dim=1)
     return tuple(_until(row, own.tokenizer) for row in ids[:, len(model.ids) :].tolist())
 
 
