@@ -345,7 +345,8 @@ def _time_ratio(case: Case) -> float | None:
         return None
     clock = "cpu" if audit["provenance"]["accelerator"] is None else "wall"
     ordinary = undefended["result"].get(f"train_{clock}_s")
-    return audit["result"][f"audit_{clock}_s"] / ordinary if ordinary else None
+    spent = audit["result"][f"audit_{clock}_s"]  # None where its models were kept
+    return spent / ordinary if spent and ordinary else None
 
 
 def _machine(cell: Stored) -> str:
