@@ -131,7 +131,7 @@ def test_folders_of_transformers_are_audited_as_encoders(run: Run) -> None:
     assert parsed(said.stdout)["models"] == ["vit", "clip"]
     refused = run(*arguments, "--size", 16, "--dry-run")
     assert refused.exit_code == 3
-    assert "vit fails on them" in refused.stderr
+    assert "'vit' fails on them; --size" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_folders_of_transformers_are_audited_as_encoders(run: Run) -> None:
         ((A, "--task", "encoder"), 4, "two models or more"),
         ((A, A, "--task", "encoder"), 3, "hold the same"),
         ((A, B, "--task", "encoder", "--clean", "rows.npz"), 3, "images"),
-        ((A, "flat.safetensors@flat:Flat", "--task", "encoder"), 3, "flat.safetensors has none"),
+        ((A, "flat.safetensors@flat:Flat", "--task", "encoder"), 3, "of 'flat.safetensors'"),
         ((A, "c.safetensors@assay.networks:resnet", "--task", "encoder"), 3, "classes"),
     ],
 )

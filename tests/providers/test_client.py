@@ -69,6 +69,10 @@ def test_honest_providers_train_what_one_would_have_trained(scene: Scene) -> Non
     assert judged.course.place == 6
     weights = trusted_weights(scene.held(), judged, store)
     assert torch.equal(weights["weight"], alone(scene))
+    entries = read_ledger(scene.folder / LEDGER)
+    cut = judge_ledger(entries[:-1]).audit
+    assert cut.verdict is Verdict.INCONCLUSIVE, "what convicts may be cut off"
+    assert "not closed" in cut.findings.reasons[0]
 
 
 def test_who_plants_is_expelled_and_nothing_of_it_stays(scene: Scene) -> None:

@@ -104,8 +104,16 @@ def judge_ledger(entries: Sequence[Entry]) -> Judged:
     return Judged(audit=_explained(audit, course), course=course, is_closed=course.is_closed)
 
 
+_UNSIGNED = (
+    "The ledger is not closed: lines at its end may be missing, and no signature says otherwise."
+)
+
+
 def _explained(audit: TrainingAudit, course: Course) -> TrainingAudit:
-    """Say in the findings where the training ended before its end."""
+    """Say in the findings where the training ended before its end.
+
+    From a ledger that is not closed no innocence follows: what convicts may be cut off.
+    """
     if course.is_closed and course.place == course.held.sub_runs:
         return audit
     why = (
@@ -117,6 +125,10 @@ def _explained(audit: TrainingAudit, course: Course) -> TrainingAudit:
     unseen = f"Steps {first} to {course.held.steps - 1} of the training: {why}."
     not_examined = (unseen, *audit.findings.not_examined)
     findings = dataclasses.replace(audit.findings, not_examined=not_examined)
+    if not course.is_closed and findings.verdict is Verdict.NO_INDICATOR:
+        findings = dataclasses.replace(
+            findings, verdict=Verdict.INCONCLUSIVE, reasons=(_UNSIGNED, *findings.reasons)
+        )
     return dataclasses.replace(audit, findings=findings)
 
 

@@ -94,7 +94,7 @@ def named(name: str, respond: Respond) -> Respond:
 
 def failed(name: str, images: Tensor, error: Exception) -> InputError:
     """Make the error of a model that does not take images."""
-    scaled = "; --size scales them" if isinstance(error, RuntimeError) else ""
+    scaled = "; --size scales them" if isinstance(error, RuntimeError | ValueError) else ""
     return InputError(
         f"expected a model that takes images of shape {tuple(images.shape[1:])}, but {name!r} "
         f"fails on them{scaled}: {type(error).__name__}: {error}"
