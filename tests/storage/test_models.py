@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from assay.errors import InputError, UsageError
-from assay.storage import digest, load_factory, load_model
+from assay.storage import digest, huggingface, load_factory, load_model
 
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -248,3 +248,18 @@ def test_weights_of_an_encoder_must_fit(tmp_path) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="to fit its model"):
         load_model(str(tmp_path), encoder=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "mean", "std"),
+    [
+        ({"image_mean": [0.5], "image_std": [0.25]}, 0.5, 0.25),
+        ({"do_normalize": False}, 0.0, 1.0),
+        ({"do_rescale": False, "image_mean": [51.0], "image_std": [102.0]}, 0.2, 0.4),
+        ({"rescale_factor": 1 / 127.5, "image_mean": [1.0], "image_std": [1.0]}, 0.5, 0.5),
+    ],
+)
+def test_what_a_processor_does_to_images_in_0_to_1(tmp_path, said, mean, std) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    found = huggingface.processor(tmp_path)
+    assert (found.mean, found.std) == (pytest.approx((mean,)), pytest.approx((std,)))

@@ -6,6 +6,7 @@ import torch
 import assay
 from assay.audits.dataset import DatasetAudit, DatasetSettings, audit_dataset
 from assay.audits.dataset.audit import _pull
+from assay.audits.dataset.preflight import Preflight
 from assay.errors import InputError
 from assay.randomness import Seed
 from assay.results import Progress, Verdict, silent
@@ -155,3 +156,13 @@ def test_the_settings_say_everything(digits: Digits) -> None:
         "most_calibration",
     ):
         assert f"{name}=" in repr(DatasetSettings())
+
+
+@pytest.mark.parametrize(("shared", "doubted"), [(0, False), (20, False), (40, True)])
+def test_trusted_samples_that_stand_in_the_data(shared: int, doubted: bool) -> None:
+    images = torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    labels, names = torch.arange(100) % 2, ("a", "b")
+    data = Samples(inputs=images[:60], labels=labels[:60], class_names=names)
+    rows = torch.arange(60 - shared, 100 - shared)
+    trusted = Samples(inputs=images[rows], labels=labels[rows], class_names=names)
+    assert bool(Preflight().apart(data, trusted)) is doubted
