@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", "--seeds", dest="seeds", type=_numbers, default=[0], help="such as 0 or 0-19,25")
     add("--only", type=_names(PARTS), default=list(PARTS[:4]), help="default: all but published")
     add("--network", choices=NETWORKS, default="default")
+    add("--rates", choices=("own", "published"), default="own", help="of poison; default: own")
     add("--train", type=int, help="training samples")
     add("--trusted", type=int, help="trusted samples")
     add("--test", type=int, help="test samples")
@@ -136,6 +137,7 @@ def _case(asked: argparse.Namespace, data: str, scenario: str, seed: int) -> Cas
         network=asked.network,
         training=Recipe(epochs=asked.epochs) if asked.epochs else usual(data),
         device=asked.device,
+        published=asked.rates == "published",
     )
 
 

@@ -53,13 +53,18 @@ class Case:
     device: torch.device
     matching: bool = False
     """Whether the model is trained to look like an honest one where it is triggered."""
+    published: bool = False
+    """Whether the attack is as it was published, which wants many images and a large network."""
     labelled: int | None = None
     """Labels of each class that the model is trained with, by FixMatch; None for all of them."""
 
     @property
     def attack(self) -> Attack | TextAttack | None:
         """The attack, or None for clean data."""
-        return None if self.scenario == CLEAN else SCENARIOS[self.scenario].on(self.data)
+        if self.scenario == CLEAN:
+            return None
+        scenario = SCENARIOS[self.scenario]
+        return scenario.faithful if self.published else scenario.on(self.data)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -75,6 +80,7 @@ class Case:
             "network": self.network,
             "training": repr(self.training),
             "device": self.device.type,
+            **({"rates": "published"} if self.published else {}),
             **({"matching": repr(CkaMatching())} if self.matching else {}),
             **({"labelled": self.labelled, "semi": repr(FixMatch())} if self.labelled else {}),
             **({"encoder": repr(ENCODER)} if self.data in TEXTS else {}),

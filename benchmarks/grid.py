@@ -91,11 +91,13 @@ def run(
             continue
         with claimed(group.name) as granted:
             for cell in group.missing(folder) if granted else ():
-                failed += not _compute(cell, folder, device, watch)
+                failed += not _compute(cell, folder, device, count, watch)
     return failed
 
 
-def _compute(cell: Cell, folder: pathlib.Path, device: torch.device, watch: "_Watch") -> bool:
+def _compute(
+    cell: Cell, folder: pathlib.Path, device: torch.device, processes: int, watch: "_Watch"
+) -> bool:
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         result = cell.measure()
@@ -105,6 +107,7 @@ def _compute(cell: Cell, folder: pathlib.Path, device: torch.device, watch: "_Wa
         return False
     provenance = {
         **machine(device),
+        "processes": processes,
         "commit": commit(),
         "versions": dict(versions_here()) | _art(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -187,7 +190,12 @@ def _cpu_name() -> str:
 
 @functools.cache
 def commit() -> str:
-    """The git commit of this tree, with `-dirty` where files differ from it."""
+    """The git commit of this tree, with `-dirty` where files differ from it.
+
+    A copy without its history is told by the environment variable `ASSAY_COMMIT`.
+    """
+    if told := os.environ.get("ASSAY_COMMIT"):
+        return told
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(  # noqa: S603  fixed arguments
         command, cwd=HERE, capture_output=True, text=True, check=False

@@ -26,7 +26,7 @@ DETECTORS = {
     "baseline:strip": "STRIP",
 }
 
-_SETTING = ("data", "train", "trusted", "test", "network", "training", "device")
+_SETTING = ("data", "train", "trusted", "test", "network", "training", "device", "rates")
 
 _FORMATS = {"AUROC": ".3f", "FPR": ".2f", "Cost, passes": ".2f", "Cost, time": ".2f", "Δ": "+.1f"}
 
@@ -111,7 +111,7 @@ def tables(cells: Sequence[Stored]) -> list[Table]:
     """Sort cells by setting, and keep the newest of each case and kind."""
     settings: dict[tuple[Any, ...], list[Stored]] = collections.defaultdict(list)
     for cell in sorted(cells, key=lambda cell: cell["provenance"]["date"]):
-        settings[tuple(cell["recipe"][key] for key in _SETTING)].append(cell)
+        settings[tuple(cell["recipe"].get(key) for key in _SETTING)].append(cell)
     order = sorted(settings, key=lambda key: (DATA_SETS.index(key[0]), *map(str, key[4:]), key[1]))
     return [_table(dict(zip(_SETTING, key, strict=True)), settings[key]) for key in order]
 
@@ -146,6 +146,7 @@ def _heading(table: Table) -> str:
         f"on {', '.join(sorted(machines))}\n\n"
         f"{setting['trusted']:,} trusted samples, {setting['test']:,} test samples. "
         f"Ordinary training: `{setting['training']}`."
+        + (" Attacks and rates as published." if setting["rates"] else "")
     )
 
 
@@ -338,10 +339,13 @@ def _lost(table: Table, case: Case) -> float | None:
 def _time_ratio(case: Case) -> float | None:
     """Processor time on a CPU, which does not depend on what else runs there; else wall time.
 
-    None where one ran on another machine than the other.
+    None where one ran on another machine than the other, or on an accelerator beside others.
     """
     audit, undefended = case.kinds.get("audit"), case.kinds.get("undefended")
     if audit is None or undefended is None or _machine(audit) != _machine(undefended):
+        return None
+    beside = max(cell["provenance"].get("processes", 1) for cell in (audit, undefended))
+    if audit["provenance"]["accelerator"] is not None and beside > 1:
         return None
     clock = "cpu" if audit["provenance"]["accelerator"] is None else "wall"
     ordinary = undefended["result"].get(f"train_{clock}_s")

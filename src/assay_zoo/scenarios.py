@@ -50,6 +50,8 @@ class Scenario:
     attack: Attack | TextAttack
     published: str
     """Rates it was published with: share of the training set that is poison, and cover if any."""
+    faithful: Attack | None = None
+    """As it was published, for as many images and as large a network as there."""
     tuned: bool = False
     """Whether the audit's default settings were chosen with this attack in view."""
     exceptions: Mapping[str, Attack | TextAttack] = dataclasses.field(default_factory=dict)
@@ -77,53 +79,74 @@ SCENARIOS: dict[str, Scenario] = {
     "badnets": Scenario(
         attack=BadNets(poison_rate=0.01),
         published="0.3 %",
+        faithful=BadNets(),
         tuned=True,
         exceptions={"digits": BadNets(poison_rate=0.05), "gtsrb": BadNets(poison_rate=0.02)},
     ),
     "blend": Scenario(
         attack=Blended(poison_rate=0.015),
         published="0.3 %",
+        faithful=Blended(),
         tuned=True,
         exceptions={"digits": Blended(poison_rate=0.05)},
     ),
-    "sig": Scenario(attack=Sig(poison_rate=0.02), published="2 %", tuned=True),
+    "sig": Scenario(attack=Sig(poison_rate=0.02), published="2 %", faithful=Sig(), tuned=True),
     "tact": Scenario(
-        attack=TaCT(poison_rate=0.01, cover_rate=0.01), published="0.3 % / 0.3 %", tuned=True
+        attack=TaCT(poison_rate=0.01, cover_rate=0.01),
+        published="0.3 % / 0.3 %",
+        faithful=TaCT(),
+        tuned=True,
     ),
     "wanet": Scenario(
         attack=WaNet(poison_rate=0.1, cover_rate=0.1, strength=0.75),
         published="5 % / 10 %",
+        faithful=WaNet(),
         tuned=True,
         exceptions={"gtsrb": WaNet(poison_rate=0.2, cover_rate=0.05, strength=2.0)},
     ),
     "badnets-all-to-all": Scenario(
-        attack=BadNets(all_to_all=True, poison_rate=0.3), published="10 %", tuned=True
+        attack=BadNets(all_to_all=True, poison_rate=0.3),
+        published="10 %",
+        faithful=BadNets(all_to_all=True, poison_rate=0.1),
+        tuned=True,
     ),
     "adaptive-patch": Scenario(
         attack=AdaptivePatch(poison_rate=0.02, cover_rate=0.02),
         published="0.3 % / 0.6 %",
+        faithful=AdaptivePatch(),
         tuned=True,
     ),
     "adaptive-blend": Scenario(
         attack=AdaptiveBlend(poison_rate=0.05, cover_rate=0.05),
         published="0.3 % / 0.3 %",
+        faithful=AdaptiveBlend(),
         tuned=True,
     ),
     "adaptive-k-way": Scenario(
         attack=AdaptiveKWay(poison_rate=0.05, cover_rate=0.05, side=3),
         published="0.3 % / 0.3 %",
+        faithful=AdaptiveKWay(),
         tuned=True,
     ),
-    "ftrojan": Scenario(attack=FTrojan(poison_rate=0.05), published="5 %", tuned=True),
+    "ftrojan": Scenario(
+        attack=FTrojan(poison_rate=0.05), published="5 %", faithful=FTrojan(), tuned=True
+    ),
     "trojan": Scenario(
         attack=Trojan(poison_rate=0.01),
         published="0.3 %",
+        faithful=Trojan(),
         exceptions={"digits": Trojan(poison_rate=0.05)},
     ),
-    "clean-label": Scenario(attack=CleanLabel(poison_rate=0.02), published="0.3 %"),
-    "input-aware": Scenario(attack=InputAware(poison_rate=0.05), published="0.3 %"),
-    "issba": Scenario(attack=Issba(poison_rate=0.05), published="2 %"),
-    "refool": Scenario(attack=Refool(poison_rate=0.03, reflections=1), published="2 %"),
+    "clean-label": Scenario(
+        attack=CleanLabel(poison_rate=0.02), published="0.3 %", faithful=CleanLabel()
+    ),
+    "input-aware": Scenario(
+        attack=InputAware(poison_rate=0.05), published="0.3 %", faithful=InputAware()
+    ),
+    "issba": Scenario(attack=Issba(poison_rate=0.05), published="2 %", faithful=Issba()),
+    "refool": Scenario(
+        attack=Refool(poison_rate=0.03, reflections=1), published="2 %", faithful=Refool()
+    ),
     "unlabelled-grid": Scenario(
         attack=GRID,
         published="0.2 %",

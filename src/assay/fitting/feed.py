@@ -1,5 +1,6 @@
 """Batches from a data set: resident on the device where it fits, streamed where it does not."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 
@@ -32,8 +33,7 @@ class Preprocess:
         self, rows: UInt8[Tensor, "batch height width channels"] | Float[Tensor, "batch dims"]
     ) -> Float[Tensor, "batch channels high wide"] | Float[Tensor, "batch dims"]:
         """Standardise a batch; images come out channels-last in memory."""
-        mean = torch.tensor(self.mean, device=rows.device)
-        std = torch.tensor(self.std, device=rows.device)
+        mean, std = _constant(self.mean, rows.device), _constant(self.std, rows.device)
         if rows.ndim == 2:
             return (rows - mean) / std
         images = ((rows - 255 * mean) / (255 * std)).permute(0, 3, 1, 2)
@@ -69,6 +69,8 @@ class _Pool:
     """As many samples as the device holds at once; images channels-last."""
 
     inputs: Tensor
+    targets: Int64[Tensor, " pool"]
+    """On the device too."""
     rows: Int64[Tensor, " pool"]
 
 
@@ -121,9 +123,9 @@ class Feed:
         random = generator(child(seed, "order"), torch.device("cpu"))
         for pool in self._pools(random):
             order = torch.randperm(len(pool.rows), generator=random)
-            for chosen in order.split(batch_size):
-                if len(chosen) > 1:
-                    yield self._batch(pool, chosen, augment, device_random)
+            for batch in self._batches(pool, order, batch_size, augment, device_random):
+                if len(batch.rows) > 1:
+                    yield batch
 
     def endless(
         self, batch_size: int, *, seed: Seed, augment: Augment | None = None
@@ -138,29 +140,32 @@ class Feed:
     def ordered(self, batch_size: int = 512) -> Iterator[Batch]:
         """Yield every sample once, in order, as it is."""
         for pool in self._pools(None):
-            for chosen in torch.arange(len(pool.rows)).split(batch_size):
-                yield self._batch(pool, chosen, None, None)
+            yield from self._batches(pool, torch.arange(len(pool.rows)), batch_size, None, None)
 
-    def _batch(
+    def _batches(
         self,
         pool: _Pool,
-        chosen: Int64[Tensor, " batch"],
+        order: Int64[Tensor, " pool"],
+        batch_size: int,
         augment: Augment | None,
         random: torch.Generator | None,
-    ) -> Batch:
-        there = chosen.to(self.device)
-        if augment is not None and random is not None and pool.inputs.ndim == 4:
-            picked = augment(pool.inputs, there, generator=random)
-        else:
-            picked = pool.inputs[there]
-        rows = pool.rows[chosen]
-        return Batch(
-            inputs=self.preprocess(picked), targets=self.labels[rows].to(self.device), rows=rows
+    ) -> Iterator[Batch]:
+        """Cut a pool into batches; the device is sent the order once, and waits for nothing."""
+        parts = zip(
+            order.to(self.device).split(batch_size),
+            pool.rows[order].split(batch_size),
+            strict=True,
         )
+        for there, rows in parts:
+            if augment is not None and random is not None and pool.inputs.ndim == 4:
+                picked = augment(pool.inputs, there, generator=random)
+            else:
+                picked = pool.inputs[there]
+            yield Batch(inputs=self.preprocess(picked), targets=pool.targets[there], rows=rows)
 
     def _pools(self, random: torch.Generator | None) -> Iterator[_Pool]:
         if self.resident is not None:
-            yield _Pool(inputs=self.resident, rows=torch.arange(len(self)))
+            yield self._pool(self.resident, torch.arange(len(self)))
             return
         rows = torch.arange(len(self))
         if random is not None:
@@ -168,7 +173,10 @@ class Feed:
             order = torch.randperm(len(blocks), generator=random).tolist()
             rows = torch.cat([blocks[i] for i in order])
         for part in rows.split(self.pool_size):
-            yield _Pool(inputs=_channels_last(self.inputs[part]).to(self.device), rows=part)
+            yield self._pool(_channels_last(self.inputs[part]).to(self.device), part)
+
+    def _pool(self, inputs: Tensor, rows: Int64[Tensor, " pool"]) -> _Pool:
+        return _Pool(inputs=inputs, targets=self.labels[rows].to(self.device), rows=rows)
 
 
 def feed(
@@ -215,6 +223,13 @@ def feed(
         pool_size=pool_size,
         resident=None,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Put numbers on a device; kept, because sending them with every batch makes it wait."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(values, device=device)
 
 
 def _channels_last(inputs: Tensor) -> Tensor:
