@@ -22,7 +22,7 @@ from assay.samples import Samples
 from assay_zoo.attacks import BadNets
 from assay_zoo.data import load
 from dataset_audit import shard
-from experiment import CLEAN, Case, train_ordinary
+from experiment import CLEAN, Case, train_ordinary, untrained
 
 RESULTS = grid.HERE / "results" / "dataset-cost"
 
@@ -34,6 +34,9 @@ ATTACK = BadNets(poison_rate=0.01)
 ROWS = "rows"
 DIMS = 64
 """Columns of made-up rows."""
+
+MOST = {"cifar10": 20_000}
+"""Training images at hand; of more, the rest are repeated."""
 
 WARM_UP = 512
 """Samples of a first training that is not timed: devices and libraries start slowly."""
@@ -47,11 +50,13 @@ class Size:
     samples: int
     classes: int
     trusted: int
+    network: str = "default"
 
     @property
     def name(self) -> str:
         """Readable, for file names and the command line."""
-        return f"{self.data}-{self.samples}-{self.classes}"
+        named = "" if self.network == "default" else f"-{self.network}"
+        return f"{self.data}-{self.samples}-{self.classes}{named}"
 
 
 SERIES = {
@@ -68,8 +73,14 @@ SERIES = {
         Size(data=ROWS, samples=20_000, classes=classes, trusted=4_000)
         for classes in (10, 100, 1_000)
     ),
+    "samples of CIFAR-10, with ResNet-18 (for an accelerator)": tuple(
+        Size(data="cifar10", samples=samples, classes=10, trusted=2_000, network="resnet18")
+        for samples in (10_000, 50_000)
+    ),
 }
 """What grows in each; 5,000 images of ten classes stand in two of them, and are measured once."""
+
+LARGE = [size.name for size in SERIES["samples of CIFAR-10, with ResNet-18 (for an accelerator)"]]
 
 SIZES = {size.name: size for size in itertools.chain(*SERIES.values())}
 
@@ -77,7 +88,8 @@ SIZES = {size.name: size for size in itertools.chain(*SERIES.values())}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--only", nargs="+", choices=SIZES, default=list(SIZES), help="sizes; default: all")
+    small = [name for name in SIZES if name not in LARGE]
+    add("--only", nargs="+", choices=SIZES, default=small, help="sizes; default: all but ResNet-18")
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
     add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
@@ -106,6 +118,7 @@ def _cell(size: Size, device: torch.device, threads: int) -> grid.Cell:
             "threads": threads,
             "device": device.type,
             "version": VERSION,
+            **({"network": size.network} if size.network != "default" else {}),
         },
         measure=lambda: _measure(size, device),
     )
@@ -120,14 +133,20 @@ def _measure(size: Size, device: torch.device) -> grid.Result:
         test=0,
         scenario=CLEAN,
         seed=0,
-        network="default",
+        network=size.network,
         training=Recipe(),
         device=device,
     )
     train_ordinary(case, suspects.subset(torch.arange(WARM_UP)))
     ordinary = train_ordinary(case, suspects)
     wall, cpu = time.perf_counter(), time.process_time()
-    found = audit_dataset(suspects, trusted, seed=case.part("audit"), device=device)
+    found = audit_dataset(
+        suspects,
+        trusted,
+        network=lambda: untrained(case, suspects),
+        seed=case.part("audit"),
+        device=device,
+    )
     return {
         "audit_wall_s": time.perf_counter() - wall,
         "audit_cpu_s": time.process_time() - cpu,
@@ -145,14 +164,16 @@ def sized(size: Size) -> tuple[Samples, Samples]:
     if size.data == ROWS:
         return _made_up(size)
     known = len(load(size.data, train=1, trusted=1, test=0, seed=Seed(0)).train.class_names)
+    wanted = size.samples * known // size.classes
     split = load(
         size.data,
-        train=size.samples * known // size.classes,
+        train=min(wanted, MOST.get(size.data, wanted)),
         trusted=size.trusted * known // size.classes,
         test=0,
         seed=Seed(0),
     )
-    clean = _first(split.train, size.classes)
+    rows = torch.arange(wanted) % len(split.train)  # again from the start, where there are fewer
+    clean = _first(split.train.subset(rows), size.classes)
     poisoned = ATTACK(clean.inputs[:], clean.labels, classes=size.classes, seed=Seed(0))
     suspects = Samples(
         inputs=poisoned.inputs, labels=poisoned.labels, class_names=clean.class_names
