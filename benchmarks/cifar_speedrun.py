@@ -70,7 +70,8 @@ def _learn(data: Feed, recipe: Recipe, *, epochs: int) -> nn.Module:
         for epoch in range(epochs)
     )
     steps = epochs * data.steps(recipe.batch_size)
-    fit(model, batches, optimizer, scheduler=one_cycle(optimizer, steps=steps), loss=_smoothed)
+    schedule = one_cycle(optimizer, steps=steps)
+    fit(model, batches, optimizer, scheduler=schedule, loss=_smoothed, replay=True)
     return model
 
 
@@ -103,6 +104,8 @@ def _whitening(images: Float[Tensor, "some channels height width"]) -> nn.Conv2d
 class _Both(nn.Module):
     """Passes on what a layer says, and its opposite."""
 
+    replayable = True
+
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
@@ -113,6 +116,8 @@ class _Both(nn.Module):
 
 
 class _Scale(nn.Module):
+    replayable = True
+
     def forward(self, x: Tensor) -> Tensor:
         return x / 9
 

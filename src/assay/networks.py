@@ -11,6 +11,9 @@ from .randomness import Seed, isolated
 class Residual(nn.Module):
     """Two 3x3 convolutions beside a shortcut (He et al. 2016, basic block)."""
 
+    replayable = True
+    """Does the same with every batch; see `assay.fitting.step`."""
+
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
         self.main = nn.Sequential(

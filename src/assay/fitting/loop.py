@@ -14,6 +14,7 @@ from assay.results import Forgetful, Progress, Store, silent
 
 from .augment import Augment
 from .feed import Batch, Feed
+from .step import Replayed, Take, may_replay
 
 _SAVE_EVERY_S = 20.0
 
@@ -74,23 +75,55 @@ def fit(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     loss: Loss = cross_entropy,
     precision: Precision = Precision.AUTO,
+    replay: bool = False,
     on_step: Callable[[Step], None] = lambda _: None,
 ) -> None:
     """Train `model` in place, one optimizer step a batch.
 
     Order, augmentation and length are in `batches`; progress and probes hang on `on_step`.
+    `replay` as for `fit_in_parts`.
     """
+    take = _steps(model, optimizer, loss, precision, replay=replay)
+    _fit(model, batches, take, scheduler, on_step)
+
+
+def _fit(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    take: Take,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+    on_step: Callable[[Step], None] = lambda _: None,
+) -> None:
     model.train()
     for index, batch in enumerate(batches):
+        value = take(batch)
+        if scheduler is not None:
+            scheduler.step()
+        on_step(Step(index=index, loss=value))
+
+
+def _steps(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    precision: Precision,
+    *,
+    replay: bool,
+) -> Take:
+    """Make what takes the steps of a training."""
+
+    def take(batch: Batch) -> Float[Tensor, ""]:
         optimizer.zero_grad(set_to_none=True)
         with autocast(batch.inputs.device, precision):
             logits = logits_of(model(batch.inputs))
         value = loss(logits.float(), batch)
         value.backward()
         optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-        on_step(Step(index=index, loss=value.detach()))
+        return value.detach()
+
+    if replay and may_replay(model, optimizer):
+        return Replayed(take, optimizer, next(model.parameters()).device)
+    return take
 
 
 def train(
@@ -125,6 +158,7 @@ def train(
         seed=seed,
         name=name,
         precision=recipe.precision,
+        replay=True,
         progress=progress,
         store=store,
     )
@@ -142,6 +176,7 @@ def fit_in_parts(
     name: str,
     loss: Loss = cross_entropy,
     precision: Precision = Precision.AUTO,
+    replay: bool = False,
     progress: Progress = silent,
     store: Store = Forgetful(),  # noqa: B008  it has no state
 ) -> None:
@@ -158,22 +193,28 @@ def fit_in_parts(
         name: of the work, in `store` and for `progress`.
         loss: what is minimised.
         precision: the number format of the passes.
+        replay: whether the loss depends on logits and targets alone, and reads no value of them: on
+            CUDA the step of a plain network is then recorded once and replayed (`step.py`).
         progress: told after every step.
         store: keeps the last finished part, at most every 20 seconds and at the end.
     """
     saved = time.monotonic()
     device = next(model.parameters()).device
+    take = _steps(model, optimizer, loss, precision, replay=replay)
     for part in range(_restore(store.load(name), model, optimizer, scheduler), parts):
         with isolated(child(seed, "dropout", part), device):
             reported = _reported(batches(part), name, part * steps, parts * steps, progress)
-            fit(model, reported, optimizer, scheduler=scheduler, loss=loss, precision=precision)
+            _fit(model, reported, take, scheduler)
         if part + 1 == parts or time.monotonic() - saved > _SAVE_EVERY_S:
             store.save(name, _snapshot(model, optimizer, scheduler, part + 1))
             saved = time.monotonic()
 
 
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Make SGD with Nesterov momentum; no weight decay on biases and normalisation."""
+    """Make SGD with Nesterov momentum; no weight decay on biases and normalisation.
+
+    On CUDA it is the fused one, whose steps can be replayed.
+    """
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     return torch.optim.SGD(
@@ -184,6 +225,7 @@ def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         lr=recipe.peak_rate,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
+        fused=True if next(model.parameters()).is_cuda else None,
     )
 
 

@@ -131,6 +131,7 @@ class Confusion:
             lr=self.rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
+            fused=True if suspects.device.type == "cuda" else None,
         )
         total = self.steps(len(suspects), len(trusted))
         for part in self._stretches(len(suspects), len(trusted)):
@@ -145,6 +146,7 @@ class Confusion:
                 name=f"confuse-{part.first}",
                 loss=self._loss(min(self.batch_size, trusted.pool_size), part.weight),
                 precision=self.precision,
+                replay=True,
                 progress=partial(_onward, progress, part.first * _PART, total),
                 store=store,
             )
