@@ -92,5 +92,5 @@ def test_a_training_and_a_confusion_are_replayed(monkeypatch: pytest.MonkeyPatch
     train(model, samples, Recipe(epochs=3), seed=Seed(0))
     assert len(replays) == 3 * (samples.steps(128) - 1) - 3
     looks = list(Confusion()(model, samples, data("cuda"), seed=Seed(1)))
-    assert len(replays) > 200
+    assert len(replays) > 150  # 50 steps a part, three of them
     assert looks[-1].own.isfinite().all()
