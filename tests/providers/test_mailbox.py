@@ -96,3 +96,37 @@ def test_a_storage_that_does_not_answer_is_told_from_an_empty_one(tmp_path, monk
 def test_an_unknown_kind_of_url_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match="s3://"):
         Mailbox("nowhere://box")
+
+
+@pytest.mark.parametrize("linked", ["bundles", "bundles/a"])
+def test_a_link_leads_nobody_out_of_a_mailbox(tmp_path: pathlib.Path, linked: str) -> None:
+    box, out = Mailbox(str(tmp_path / "box")), tmp_path / "out"
+    (out / "a").mkdir(parents=True)
+    (out / "part").write_bytes(b"mine")
+    (out / "a" / "part").write_bytes(b"mine")
+    (tmp_path / "box" / linked).parent.mkdir(parents=True)
+    (tmp_path / "box" / linked).symlink_to(out, target_is_directory=True)
+    (tmp_path / "part").write_bytes(b"theirs")
+    for act in (
+        lambda: box.put("bundles/a/part", tmp_path / "part"),
+        lambda: box.create("bundles/a/new", b"theirs"),
+        lambda: box.replace("bundles/a/part", b"theirs"),
+        lambda: box.read("bundles/a/part", 9),
+        lambda: box.fetch("bundles/a/part", tmp_path / "copy", 9),
+        lambda: box.names("bundles/a"),
+    ):
+        with pytest.raises(UnreachableError, match="got a link"):
+            act()
+    assert {path.read_bytes() for path in out.rglob("part")} == {b"mine"}
+    assert sorted(path.name for path in out.rglob("*")) == ["a", "part", "part"]
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: pathlib.Path) -> None:
+    box = Mailbox(str(tmp_path / "box"))
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "box" / "results").mkdir(parents=True)
+    (tmp_path / "box" / "results" / "part").symlink_to(tmp_path / "mine")
+    (tmp_path / "part").write_bytes(b"new")
+    box.put("results/part", tmp_path / "part")
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    assert box.read("results/part", 9) == b"new"

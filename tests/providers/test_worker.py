@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from assay.errors import UsageError
 from assay.providers.bundle import MANIFEST
 from assay.providers.claims import Claims
 from assay.providers.client import run_training
@@ -156,8 +157,6 @@ def test_a_callable_runs_in_a_process_of_its_own(scene: Scene) -> None:
 WRONG: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "the code differs": lambda s: {"code": s.folder / "elsewhere"},
     "the data differ": lambda s: {"data": str(s.folder / "recipe.py")},
-    "--data": lambda _: {"data": None},
-    "nowhere.npz": lambda _: {"data": "nowhere.npz"},
     "not signed by the client's key": lambda _: {"client": fresh_key().public},
 }
 
@@ -285,3 +284,33 @@ def test_a_ray_cluster_trains(scene: Scene, ray_address: str) -> None:
     (bundle,) = send(scene, 1, first=1)
     assert work(scene.box("ada"), place, once=True, poll_s=1.0, say=print) == 1
     assert "it does not even load" in manifests(scene)[bundle]["error"]
+
+
+@pytest.mark.parametrize("data", [None, "nowhere.npz"])
+def test_a_worker_without_data_takes_no_bundle(scene: Scene, data: str | None) -> None:
+    send(scene, 1)
+    place = scene.place("ada", data=data)
+    with pytest.raises(UsageError, match=r"--data|nowhere\.npz"):
+        work(scene.box("ada"), place, once=True, poll_s=1.0, say=lambda _: None)
+    assert scene.box("ada").names("claims") == []
+
+
+@pytest.mark.parametrize("manifest", [b"{", b"[]", b"[" * 500 + b"]" * 500, b"\xff"])
+def test_a_broken_bundle_ends_no_worker(scene: Scene, manifest: bytes) -> None:
+    box, (bundle,) = scene.box("ada"), send(scene, 1)
+    box.replace(f"bundles/{'0' * 32}/manifest.json", manifest)
+    assert work(box, scene.place("ada"), once=True, poll_s=1.0, say=lambda _: None) == 2
+    answers = manifests(scene)
+    assert answers[bundle]["state"] == "done"
+    assert answers["0" * 32]["state"] == "failed"
+    assert not list((scene.folder / "work" / "ada").iterdir())
+
+
+def test_a_bundle_behind_a_link_is_left_alone(scene: Scene) -> None:
+    box, (bundle,) = scene.box("ada"), send(scene, 1)
+    folder = pathlib.Path(box.url) / "bundles"
+    (folder / ("0" * 32)).symlink_to(folder / bundle, target_is_directory=True)
+    said: list[str] = []
+    assert work(box, scene.place("ada"), once=True, poll_s=1.0, say=said.append) == 1
+    assert any("left alone" in text for text in said)
+    assert manifests(scene)[bundle]["state"] == "done"

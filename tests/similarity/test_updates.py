@@ -15,8 +15,9 @@ def _weights(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
     }
 
 
-def test_distances_do_not_depend_on_scale_or_on_counters() -> None:
-    start, ends = _weights(0), [_weights(1), _weights(2), _weights(3)]
+def test_distances_do_not_depend_on_scale() -> None:
+    start = _weights(0)
+    ends = [{**_weights(seed), "count": torch.tensor(9)} for seed in (1, 2, 3)]
     found = update_distances(start, ends)
     doubled = update_distances(
         start,
@@ -29,7 +30,25 @@ def test_distances_do_not_depend_on_scale_or_on_counters() -> None:
     assert torch.allclose(found.layers, doubled.layers, atol=1e-6)
     assert torch.equal(found.whole, found.whole.T)
     assert not found.whole.diagonal().any()
-    assert update_distances(start, [ends[0], dict(ends[0], count=torch.tensor(9))]).whole.max() == 0
+
+
+def test_a_tensor_of_indices_is_equal_or_as_far_apart_as_can_be() -> None:
+    start, end = _weights(0), _weights(1)
+    table = {"table": torch.arange(6), "mask": torch.tensor([True, False])}
+    permuted = {**end, **table, "table": torch.arange(6).flip(0)}
+    flipped = {**end, **table, "mask": torch.tensor([False, False])}
+    found = update_distances({**start, **table}, [{**end, **table}, permuted, flipped])
+    assert found.whole.tolist() == found.layers.tolist() == [[0, 2, 2], [2, 0, 2], [2, 2, 0]]
+
+
+def test_weights_that_overflow_are_as_far_apart_as_can_be() -> None:
+    start = {k: v.double() for k, v in _weights(0).items() if k != "count"}
+    honest = [{k: v + s * 0.1 for k, v in start.items()} for s in (1, -1)]
+    huge = {k: torch.full_like(v, 1e200) for k, v in start.items()}
+    found = update_distances(start, [*honest, huge, huge])
+    assert found.whole[0, 2] == found.layers[1, 2] == 2.0
+    assert found.whole[2, 3] == 0
+    assert found.whole[0, 1].item() == pytest.approx(2.0)
 
 
 def test_a_change_in_a_small_layer_counts_among_layers() -> None:
@@ -48,7 +67,7 @@ def test_a_change_in_a_bias_counts_in_the_whole() -> None:
 
 def test_what_did_not_move_is_at_no_distance_of_itself() -> None:
     start = _weights(0)
-    found = update_distances(start, [start, start, _weights(1)])
+    found = update_distances(start, [start, start, {**_weights(1), "count": start["count"]}])
     assert found.whole[0, 1] == 0
     assert found.whole[0, 2].item() == pytest.approx(2**0.5)
 

@@ -119,3 +119,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path) -> None:
         documents.write_text(path, "new \ud800")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "old"
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    assert documents.load("[" * 30 + "]" * 30, deepest=32)
+    for depth in (33, 500, 100_000):
+        with pytest.raises(InputError, match=r"nested|recursion"):
+            documents.load("[" * depth + "]" * depth, deepest=32)
+
+
+def test_an_error_says_where_the_value_is() -> None:
+    with pytest.raises(InputError, match=r"in it\.a\[1\]\.b, got bytes"):
+        documents.encode({"a": [0, {"b": b""}]}, "it")
+    with pytest.raises(InputError, match=r"strings as keys in it\.a\[3\], got 3"):
+        documents.encode({"a": {3: 4}}, "it")

@@ -28,6 +28,8 @@ START, ORDER, BUNDLE, MANIFEST = (
     *("start.safetensors", "order.safetensors", "bundle.json", "manifest.json"),
 )
 MAX_MANIFEST = 2**20
+DEEPEST = 32
+"""Lists and maps in each other in what others wrote; a ledger, which holds it, may hold more."""
 ID = re.compile(r"[0-9a-f]{32}")
 
 

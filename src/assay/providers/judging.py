@@ -1,7 +1,8 @@
 """From a ledger to a verdict: everybody who holds the ledger gets the same, bit for bit."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from assay.audits.training import (
@@ -12,7 +13,7 @@ from assay.audits.training import (
     judge_training,
     parse_profile,
 )
-from assay.errors import InputError
+from assay.errors import AssayError, InputError
 from assay.records import record
 from assay.results import Verdict
 from assay.storage import documents
@@ -87,15 +88,42 @@ def judge_ledger(entries: Sequence[Entry]) -> Judged:
     Raises:
         InputError: something does not hold; says which line.
     """
+    if not entries:
+        raise InputError("expected a ledger with lines, it is empty")
     course, expelling, last = Course(), dict[str, TrainingAudit](), None
     for entry in entries:
-        if entry.kind == "judged":
-            last = _judge_again(course, entry)
-            for provider in last.providers:
-                if provider.verdict is Verdict.FLAGGED:
-                    expelling.setdefault(provider.name, last)
-        course.apply(entry)
-        _check_line(course, entry, entries[entry.index - 1].hash)
+        with _blamed(entry):
+            if entry.kind == "judged":
+                last = _judge_again(course, entry)
+                for provider in last.providers:
+                    if provider.verdict is Verdict.FLAGGED:
+                        expelling.setdefault(provider.name, last)
+            course.apply(entry)
+            _check_line(course, entry, entries[entry.index - 1].hash)
+    with _blamed(entries[-1]):
+        return _concluded(course, entries, last, expelling)
+
+
+@contextlib.contextmanager
+def _blamed(entry: Entry) -> Iterator[None]:
+    """Say which line does not hold what it should: whoever wrote the ledger may have made it up."""
+    try:
+        yield
+    except AssayError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"line {entry.index + 1} of the ledger: {entry.kind!r} does not hold what it should, "
+            f"or does not fit what came before: {error!r}"
+        ) from error
+
+
+def _concluded(
+    course: Course,
+    entries: Sequence[Entry],
+    last: TrainingAudit | None,
+    expelling: Mapping[str, TrainingAudit],
+) -> Judged:
     if course.revealed is not None:
         _check_secret(course, entries)
     if last is None or not course.is_closed:

@@ -14,9 +14,11 @@ whole or not at all, as S3 does; for local folders this module sees to it.
 
 import datetime
 import hashlib
+import io
 import os
 import pathlib
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -36,6 +38,10 @@ class UnreachableError(AssayError):
     """The place where a mailbox lies does not answer now; later it may."""
 
 
+class LinkedError(UnreachableError, RefusedError):
+    """A link lies on the way, which could lead a party's reads and writes to its own files."""
+
+
 @record
 class Fetched:
     """What was copied from a mailbox."""
@@ -48,7 +54,7 @@ class Fetched:
 class Mailbox:
     """Reads with a bound, writes whole. Places are paths below the mailbox, such as `bundles/a`.
 
-    Every method raises UnreachableError where the storage fails.
+    Every method raises UnreachableError where the storage fails, and where a link is in the way.
     """
 
     def __init__(self, url: str) -> None:
@@ -74,11 +80,16 @@ class Mailbox:
         self._is_local = bool(kinds & _LOCAL)
 
     def names(self, place: str) -> list[str]:
-        """List what lies directly at a place, in alphabetical order; nothing where it is not."""
+        """List what lies directly at a place, in alphabetical order; nothing where it is not.
+
+        Raises:
+            RefusedError: there is too much.
+        """
+        path = self._path(f"{place}/").rstrip("/")
         with _reaching(self.url):
             self._storage.invalidate_cache()
             try:
-                found = self._storage.ls(self._path(place), detail=False)
+                found = self._storage.ls(path, detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 return []
         if len(found) > _MAX_NAMES:
@@ -123,9 +134,14 @@ class Mailbox:
 
     def put(self, place: str, source: pathlib.Path) -> None:
         """Copy a file to a place; only a manifest makes it count."""
+        path = self._path(place)
         with _reaching(self.url):
-            self._storage.makedirs(self._path(place).rpartition("/")[0], exist_ok=True)
-            self._storage.put_file(str(source), self._path(place))
+            self._storage.makedirs(path.rpartition("/")[0], exist_ok=True)
+            if self._is_local:
+                with source.open("rb") as file:
+                    _temporary(pathlib.Path(path), file).replace(path)
+            else:
+                self._storage.put_file(str(source), path)
 
     def create(self, place: str, content: bytes) -> bool:
         """Write a file whole, unless there is one: of several who try at once, one succeeds.
@@ -151,8 +167,7 @@ class Mailbox:
         with _reaching(self.url):
             self._storage.makedirs(path.rpartition("/")[0], exist_ok=True)
             if self._is_local:
-                temporary = _temporary(pathlib.Path(path), content)
-                temporary.replace(path)
+                _temporary(pathlib.Path(path), io.BytesIO(content)).replace(path)
             else:
                 self._storage.pipe_file(path, content)
 
@@ -165,7 +180,19 @@ class Mailbox:
                 return None  # the last two where a file says that it is of another age
 
     def _path(self, place: str) -> str:
-        return f"{self._root.rstrip('/')}/{place}"
+        """Say where a place lies in the storage.
+
+        Raises:
+            LinkedError: a folder below the mailbox is a link.
+        """
+        root = self._root.rstrip("/")
+        if self._is_local:
+            folder = pathlib.Path(root)
+            for name in place.split("/")[:-1]:
+                folder /= name
+                if folder.is_symlink():
+                    raise LinkedError(f"expected a folder in the mailbox, got a link: {folder}")
+        return f"{root}/{place}"
 
     def _size(self, place: str) -> int | None:
         with _reaching(self.url):
@@ -225,17 +252,17 @@ def _open_regular(path: str) -> Any:
     return os.fdopen(handle, "rb")
 
 
-def _temporary(path: pathlib.Path, content: bytes) -> pathlib.Path:
+def _temporary(path: pathlib.Path, content: io.BufferedIOBase) -> pathlib.Path:
     made = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    with made.open("wb") as file:
-        file.write(content)
+    with made.open("xb") as file:  # never through a link
+        shutil.copyfileobj(content, file, _BLOCK)
         file.flush()
         os.fsync(file.fileno())
     return made
 
 
 def _link_whole(path: pathlib.Path, content: bytes) -> None:
-    temporary = _temporary(path, content)
+    temporary = _temporary(path, io.BytesIO(content))
     try:
         os.link(temporary, path)
     finally:

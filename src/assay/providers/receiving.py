@@ -15,7 +15,7 @@ from assay.reports.text import plain
 from assay.storage import documents
 from assay.storage.files import read_bounded
 
-from .bundle import MANIFEST, MAX_MANIFEST
+from .bundle import DEEPEST, MANIFEST, MAX_MANIFEST
 from .environment import MAX_STATED
 from .execute import LOG, WEIGHTS
 from .keys import is_signed_by
@@ -151,7 +151,7 @@ def _bounded_manifest(mailbox: Mailbox, asked: Asked) -> bytes | None:
 
 def _parse(content: bytes) -> dict[str, Any]:
     try:
-        document = documents.load(content)
+        document = documents.load(content, deepest=DEEPEST)
     except InputError as error:
         raise FaultError(Fault.BROKEN, f"the manifest is broken: {error}") from error
     texts = ("schema", "bundle", "asked", "provider", "state", "environment", "error", "place")
@@ -286,7 +286,7 @@ def step_lines(log: bytes) -> list[dict[str, Any]]:
     Raises:
         InputError: a line is no JSON.
     """
-    lines = [documents.load(line) for line in log.splitlines() if line.strip()]
+    lines = [documents.load(line, deepest=DEEPEST) for line in log.splitlines() if line.strip()]
     return [line for line in lines if isinstance(line, dict) and "step" in line]
 
 

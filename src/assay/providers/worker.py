@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from assay.errors import AssayError, InputError, UsageError
+from assay.errors import AssayError, InputError, RefusedError, UsageError
 from assay.records import record
 from assay.storage import documents
 from assay.storage.data import digest
@@ -16,6 +16,7 @@ from assay.storage.weights import read_weights
 
 from .bundle import (
     BUNDLE,
+    DEEPEST,
     ID,
     MANIFEST,
     MAX_MANIFEST,
@@ -85,6 +86,8 @@ def work(
         How many bundles were answered.
 
     Raises:
+        UsageError: there are no such data, or none are named: every bundle would be answered as
+            failed, and count against the provider.
         UnreachableError: the mailbox does not answer, and `once` is set.
     """
     worker = _Worker(mailbox, place, say)
@@ -116,17 +119,28 @@ class _Worker:
         self._say = say
         self._claims = Claims(mailbox, lease_s=place.lease_s)
         self._finished: set[str] = set()
-        self._data: str | None = None
+        if place.data is None:
+            raise UsageError("expected the training data that the plan names (--data DATA)")
+        self._data = digest(place.data)
 
     def next(self) -> bool:
         """Do one bundle, if there is one to do."""
         for name in self._mailbox.names("bundles"):
-            if ID.fullmatch(name) and self._is_open(name):
-                claim = self._claims.take(name)
-                if claim is not None and self._is_open(name):
-                    self._do(claim)
-                    return True
+            if ID.fullmatch(name):
+                try:
+                    if self._did(name):
+                        return True
+                except RefusedError as error:
+                    self._say(f"bundle {name} is left alone: {error}")
+                    self._finished.add(name)
         return False
+
+    def _did(self, name: str) -> bool:
+        claim = self._claims.take(name) if self._is_open(name) else None
+        if claim is None or not self._is_open(name):
+            return False
+        self._do(claim)
+        return True
 
     def _is_open(self, name: str) -> bool:
         if name in self._finished or not self._mailbox.exists(f"bundles/{name}/{MANIFEST}"):
@@ -141,6 +155,12 @@ class _Worker:
         self._claims.beat(claim)
         self._place.work.mkdir(parents=True, exist_ok=True)
         folder = pathlib.Path(tempfile.mkdtemp(dir=self._place.work, prefix=f"{claim.bundle}."))
+        try:
+            self._answer(claim, folder)
+        finally:
+            shutil.rmtree(folder)
+
+    def _answer(self, claim: Claim, folder: pathlib.Path) -> None:
         answer: dict[str, Any] = {"started": now()}
         parts: dict[str, pathlib.Path] = {}
         try:
@@ -155,11 +175,10 @@ class _Worker:
             self._say(f"bundle {claim.bundle} failed: {error}")
             answer |= {"state": "failed", "error": str(error)[: MAX_STATED * 4]}
         self._deliver(claim, answer, parts)
-        shutil.rmtree(folder)
 
     def _manifest(self, name: str) -> dict[str, Any]:
         content = self._mailbox.read(f"bundles/{name}/{MANIFEST}", MAX_MANIFEST)
-        manifest = documents.load(content or b"")
+        manifest = documents.load(content or b"", deepest=DEEPEST)
         if not isinstance(manifest, dict) or manifest.get("id") != name:
             raise RejectedError(f"expected a manifest of bundle {name}")
         client = self._place.client
@@ -191,10 +210,6 @@ class _Worker:
                 f"the code differs from the plan's: {changed[0]} in {self._place.code} is "
                 "missing or holds something else"
             )
-        if self._place.data is None:
-            raise RejectedError("the worker was not told where the data are (--data)")
-        if self._data is None:
-            self._data = digest(self._place.data)
         if self._data != bundle.data_sha256:
             raise RejectedError(
                 f"the data differ from the plan's: expected {bundle.data_sha256}, got {self._data}"

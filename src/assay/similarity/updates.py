@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from assay.errors import InputError
@@ -15,11 +15,15 @@ class Updates:
     """How far apart updates lie; symmetric, zero on the diagonal."""
 
     whole: Float64[Tensor, "models models"]
-    """Of all floating point tensors as one vector."""
+    """Of all floating point tensors as one vector; 2 where another tensor differs."""
     layers: Float64[Tensor, "models models"]
     """Root mean square over the tensors of two and more dimensions, each relative to its own
-    update: what happens in a small layer counts as much as in a large one."""
+    update: what happens in a small layer counts as much as in a large one. 2 where a tensor that
+    does not hold floating point numbers differs."""
 
+
+_FARTHEST = 2.0
+"""Of two updates of equal length that point in opposite directions."""
 
 _ELEMENTS = 1 << 15
 """Of a tensor, taken at once: what all models hold of them stays in a processor's cache."""
@@ -32,8 +36,8 @@ def update_distances(start: Mapping[str, Tensor], ends: Sequence[Mapping[str, Te
               \text{ with } u_i = w_i - w_0
 
     Args:
-        start: weights that all began with; tensors that do not hold floating point numbers do not
-            count.
+        start: weights that all began with. Tensors that do not hold floating point numbers (tables
+            of indices, counters) have no distance: they are equal, or as far apart as can be.
         ends: weights that they ended with, of the same names and shapes, all finite.
 
     Returns:
@@ -51,17 +55,27 @@ def update_distances(start: Mapping[str, Tensor], ends: Sequence[Mapping[str, Te
     """
     count = len(ends)
     apart, scale = (torch.zeros(count, count, dtype=torch.float64) for _ in range(2))
+    differs = torch.zeros(count, count, dtype=torch.bool)
     tensors: list[Float64[Tensor, "models models"]] = []
     for name, begun in start.items():
-        if begun.is_floating_point():
-            _check(name, begun, ends)
+        _check(name, begun, ends)
+        if not begun.is_floating_point():
+            differs |= _differ([end[name] for end in ends])
+        else:
             gaps, sizes = _squares(begun, [end[name] for end in ends])
             apart += gaps
             scale += sizes
             if begun.ndim > 1:
                 tensors.append(_relative(gaps, sizes))
     each = torch.stack(tensors) if tensors else torch.zeros(1, count, count, dtype=torch.float64)
-    return Updates(whole=_relative(apart, scale).sqrt(), layers=each.mean(0).sqrt())
+    return Updates(
+        whole=_relative(apart, scale).sqrt().masked_fill(differs, _FARTHEST),
+        layers=each.mean(0).sqrt().masked_fill(differs, _FARTHEST),
+    )
+
+
+def _differ(ended: Sequence[Tensor]) -> Bool[Tensor, "models models"]:
+    return torch.tensor([[not torch.equal(one, other) for other in ended] for one in ended])
 
 
 def _squares(
@@ -85,7 +99,9 @@ def _squares(
 def _relative(
     gaps: Float64[Tensor, "models models"], sizes: Float64[Tensor, "models models"]
 ) -> Float64[Tensor, "models models"]:
-    return torch.where(sizes > 0, gaps / sizes.clamp(min=1e-300), 0.0)
+    """Divide; what overflows lies as far apart as can be."""
+    squares = torch.where(sizes > 0, gaps / sizes.clamp(min=1e-300), 0.0)
+    return squares.nan_to_num(nan=_FARTHEST**2).clamp(max=_FARTHEST**2)
 
 
 def _check(name: str, begun: Tensor, ends: Sequence[Mapping[str, Tensor]]) -> None:

@@ -16,6 +16,8 @@ TEMPORARY = ".tmp"
 
 _FLOAT = "$float"
 """JSON has no NaN and no infinity: they are written as {"$float": "nan"}."""
+_DEEPEST = 128
+"""Lists and maps in each other: what others wrote is not to exhaust the stack."""
 
 
 def encode(value: object, where: str = "value") -> Any:
@@ -32,38 +34,65 @@ def encode(value: object, where: str = "value") -> Any:
     Raises:
         InputError: a key is not a string, or a value is of another type.
     """
+    try:
+        return _encode(value)
+    except _UnencodableError as error:
+        place = where + "".join(reversed(error.path))
+        raise InputError(f"expected {error.wanted} in {place}, got {error.got}") from None
+
+
+class _UnencodableError(Exception):
+    """Collects on its way out where the value is: saying so for each value takes longer than it."""
+
+    def __init__(self, wanted: str, got: str) -> None:
+        super().__init__(got)
+        self.wanted, self.got, self.path = wanted, got, list[str]()
+
+
+def _encode(value: object) -> Any:
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {_FLOAT: repr(float(value))}
-    if isinstance(value, Mapping):
-        return {_encode_key(k, where): encode(v, f"{where}.{k}") for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    raise InputError(
-        f"expected numbers, strings, lists and maps in {where}, got {type(value).__name__}"
-    )
+    at: object = None
+    try:
+        if isinstance(value, Mapping):
+            found = {}
+            for at, held in value.items():
+                found[_encode_key(at)] = _encode(held)
+            return found
+        if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+            listed = []
+            for at, held in enumerate(value):  # noqa: B007
+                listed.append(_encode(held))
+            return listed
+    except _UnencodableError as error:
+        error.path.append(f"[{at}]" if isinstance(at, int) else f".{at}")
+        raise
+    raise _UnencodableError("numbers, strings, lists and maps", type(value).__name__)
 
 
-def _encode_key(key: object, where: str) -> str:
+def _encode_key(key: object) -> str:
     if not isinstance(key, str):
-        raise InputError(f"expected strings as keys of {where}, got {key!r}")
+        raise _UnencodableError("strings as keys", repr(key))
     return f"${key}" if key.startswith("$") else key
 
 
-def decode(value: Any) -> Any:
+def decode(value: Any, *, deepest: int = _DEEPEST) -> Any:
     """Undo `encode`.
 
     Raises:
-        InputError: a `$float` is not a number.
+        InputError: a `$float` is not a number, or lists and maps are nested deeper than `deepest`.
     """
-    if isinstance(value, list):
-        return [decode(v) for v in value]
-    if not isinstance(value, dict):
+    if not isinstance(value, list | dict):
         return value
+    if deepest < 1:
+        raise InputError("expected lists and maps that are not nested so deeply")
+    if isinstance(value, list):
+        return [decode(v, deepest=deepest - 1) for v in value]
     if value.keys() == {_FLOAT}:
         return _decode_float(value[_FLOAT])
-    return {k.removeprefix("$"): decode(v) for k, v in value.items()}
+    return {k.removeprefix("$"): decode(v, deepest=deepest - 1) for k, v in value.items()}
 
 
 def _decode_float(text: object) -> float:
@@ -77,14 +106,14 @@ def dump(value: object, *, indent: int | None = 2) -> str:
     return json.dumps(encode(value), indent=indent, allow_nan=False)
 
 
-def load(text: str | bytes) -> Any:
+def load(text: str | bytes, *, deepest: int = _DEEPEST) -> Any:
     """Read what `dump` wrote.
 
     Raises:
-        InputError: the text is not strict JSON.
+        InputError: the text is not strict JSON, or nests deeper than `deepest`.
     """
     try:
-        return decode(json.loads(text, parse_constant=_refuse_constant))
+        return decode(json.loads(text, parse_constant=_refuse_constant), deepest=deepest)
     except (ValueError, RecursionError) as error:
         raise InputError(f"expected strict JSON: {error}") from error
 
