@@ -20,7 +20,9 @@ from assay.prompting import (
     MaPLe,
     Position,
     Prompted,
+    Wording,
     ZeroShot,
+    lay_out,
 )
 from assay.randomness import Seed, isolated
 from assay.storage.clip import load_backbone
@@ -88,7 +90,7 @@ def test_what_is_written_is_read(tmp_path, clip, kind: str, name: str) -> None:
     prompted = learner(kind, clip)
     write_prompt(prompted, tmp_path / name)
     state = torch.get_rng_state()
-    loaded = load_prompted(str(clip), str(tmp_path / name), NAMES)
+    loaded = load_prompted(str(clip), str(tmp_path / name), NAMES, position=Position.END)
     assert torch.equal(state, torch.get_rng_state())
     assert loaded.kind == kind
     assert torch.equal(loaded.prompted(IMAGES), prompted(IMAGES))
@@ -145,10 +147,42 @@ def checkpoint(path: pathlib.Path, state: dict[str, torch.Tensor], **more: Any) 
     return str(path)
 
 
+def embedded(clip: pathlib.Path, names: tuple[str, ...], tokens: int) -> torch.Tensor:
+    """Embed names as the public code stores them: what follows the context, to the end."""
+    backbone = load_backbone(str(clip), max_mb=16).backbone
+    laid = lay_out(backbone, names, Wording())
+    suffix = torch.zeros(len(names), tokens, 16)
+    suffix[:, : laid.embedded.shape[1] - 1] = laid.embedded[:, 1:].detach()
+    return suffix.half()
+
+
+@pytest.mark.parametrize(
+    ("tuned", "said"),
+    [
+        (("dog", "cat", "fox"), r'same order: class 0 is "cat" in your list, and "dog" in'),
+        (("cat", "dog", "photo"), r'class 2 is "fox" in your list, and none of your names'),
+        (("cat", "dog"), r"the 2 classes that .* got 3 names"),
+    ],
+)
+def test_names_that_a_checkpoint_was_not_tuned_for_are_refused(tmp_path, clip, tuned, said) -> None:
+    state = {"prompt_learner.ctx": torch.randn(4, 16)}
+    state["prompt_learner.token_suffix"] = embedded(clip, tuned, 7)
+    path = checkpoint(tmp_path / "model.pth.tar-50", state)
+    with pytest.raises(InputError, match=said):
+        load_prompted(str(clip), path, NAMES)
+
+
+def test_embedded_names_of_something_else_are_said(tmp_path, clip) -> None:
+    state = {"ctx": torch.randn(4, 16), "token_suffix": torch.randn(3, 7, 16)}
+    path = checkpoint(tmp_path / "model.pth.tar-50", state)
+    loaded = load_prompted(str(clip), path, NAMES, position=Position.MIDDLE)
+    assert [("none of them is one of yours" in note) for note in loaded.notes] == [True]
+
+
 def test_checkpoints_of_the_public_code(tmp_path, clip) -> None:
     ctx = torch.randn(4, 16).half()
-    suffix = torch.randn(1000, 60, 16)
-    state = {"ctx": ctx, "token_prefix": torch.randn(1000, 1, 16), "token_suffix": suffix}
+    suffix = embedded(clip, NAMES, 60)
+    state = {"ctx": ctx, "token_prefix": torch.randn(3, 1, 16), "token_suffix": suffix}
     path = checkpoint(tmp_path / "model.pth.tar-50", state)
     with zipfile.ZipFile(path) as archive:
         pickled = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
@@ -156,6 +190,7 @@ def test_checkpoints_of_the_public_code(tmp_path, clip) -> None:
     loaded = load_prompted(str(clip), path, NAMES)
     assert loaded.kind == "coop"
     assert torch.equal(loaded.prompted.learner.ctx, ctx.float())
+    assert [note for note in loaded.notes if "does not say where" in note] == [*loaded.notes]
     front = load_prompted(str(clip), path, NAMES, position=Position.FRONT)
     assert not torch.allclose(front.prompted(IMAGES), loaded.prompted(IMAGES), atol=1e-4)
 

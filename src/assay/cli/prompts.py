@@ -8,6 +8,7 @@ import typer
 
 from assay.audits.prompts import PromptsSettings
 from assay.errors import UsageError
+from assay.prompting import Position
 from assay.storage import documents
 
 from . import devices, options
@@ -55,6 +56,14 @@ def prompts(
             metavar="CLEAN",
             help="Labelled samples of the task that you trust: to check that the prompt does its "
             "task, and for --repair.",
+        ),
+    ] = None,
+    position: Annotated[
+        Position | None,
+        typer.Option(
+            help="Where the class names stand among the context vectors, for CoOp without a "
+            "description.  [default: end]",
+            show_default=False,
         ),
     ] = None,
     out: options.Out = None,
@@ -115,6 +124,7 @@ def prompts(
         device=str(devices.choose(device)),
         alpha=alpha,
         memory_mb=memory_mb,
+        position=None if position is None else position.value,
         repair=None if repair is None else str(repair.absolute()),
     )
     read = load_prompt(job)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from assay.audits.prompts import PromptDelivery, PromptsSettings, Source, deliver, made
 from assay.errors import InputError, UsageError
-from assay.prompting import Prompted
+from assay.prompting import Position, Prompted
 from assay.randomness import Seed, child
 from assay.records import record
 from assay.samples import Rows, Samples
@@ -37,6 +37,8 @@ class PromptsJob:
     device: str
     alpha: float
     memory_mb: int
+    position: str | None = None
+    """Of names among context vectors, where the prompt's file does not say."""
     repair: str | None = None
     """Where the repaired prompt goes."""
 
@@ -69,7 +71,8 @@ def load_prompt(job: PromptsJob) -> Read:
         InputError: something cannot be used or is refused.
     """
     names = read_class_names(job.classes)
-    loaded = load_prompted(job.backbone, job.prompt, names)
+    at = None if job.position is None else Position(job.position)
+    loaded = load_prompted(job.backbone, job.prompt, names, position=at)
     prompted = loaded.prompted.to(torch.device(job.device)).eval()
     prompted.requires_grad_(requires_grad=False)
     size = prompted.backbone.size

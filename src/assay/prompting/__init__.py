@@ -10,6 +10,7 @@ from .maple import MaPLe as MaPLe
 from .prompted import Prompted as Prompted
 from .vpt import VPT as VPT
 from .wording import PHOTO as PHOTO
+from .wording import Laid as Laid
 from .wording import Position as Position
 from .wording import Wording as Wording
 from .wording import lay_out as lay_out

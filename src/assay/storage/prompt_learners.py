@@ -12,7 +12,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from assay.errors import InputError, RefusedError
-from assay.prompting import VPT, CoCoOp, CoOp, Learner, MaPLe, Position, Prompted, ZeroShot
+from assay.prompting import (
+    VPT,
+    Backbone,
+    CoCoOp,
+    CoOp,
+    Laid,
+    Learner,
+    MaPLe,
+    Position,
+    Prompted,
+    Wording,
+    ZeroShot,
+    lay_out,
+)
 from assay.records import record
 
 from . import tensors
@@ -32,8 +45,13 @@ _MAX_TENSORS = 10_000
 _MAX_PROMPT_MB = 64
 """What the tensors of a learner may take; those of a backbone in the same file are not read."""
 
-_IGNORED = ("token_prefix", "token_suffix", "classnames")
+_IGNORED = ("token_prefix", "classnames")
 """Made from the names of the classes: the public code ignores them too."""
+_SUFFIX = "token_suffix"
+"""The embedded tokens of each class after the context, as the public code stores them: they tell
+which names the learner was tuned for."""
+_ALIKE = 0.01
+"""Relative distance of embedded tokens that are the same, stored in half precision or not."""
 
 _INERT = frozenset(
     {
@@ -98,10 +116,16 @@ def load_prompted(
         found, skipped = _tensors(path, max_mb)
         digest, said = digest_path(path), _description(path)
         notes = _notes(skipped, said, base.digest)
+        notes += _compared(found.pop(_SUFFIX, None), base.backbone, class_names, prompt)
     _check_names(said, class_names, prompt)
     at = Position(said.get("position") or position or Position.END)
     learner = _learner(found, at, prompt)
     kind = kind_of(learner)
+    if kind == "coop" and not said and position is None:
+        notes.append(
+            "The prompt's file does not say where the names stand among the context vectors: at "
+            "the end, as usual, is assumed; give the position if it is another."
+        )
     if said and said.get("kind") != kind:
         raise RefusedError(f"expected a {said.get('kind')!r} in {prompt}, as described, got {kind}")
     return LoadedPrompt(
@@ -272,9 +296,10 @@ def _tensors(path: pathlib.Path, max_mb: int) -> tuple[dict[str, Tensor], list[s
             own[kept] = (
                 value.read(OpenFile.at(path)) if isinstance(value, tensors.Declared) else value
             )
-    if sum(value.nbytes for value in own.values()) > _MAX_PROMPT_MB * 2**20:
+    weights = [value for name, value in own.items() if name != _SUFFIX]
+    if sum(value.nbytes for value in weights) > _MAX_PROMPT_MB * 2**20:
         raise RefusedError(f"expected prompts of at most {_MAX_PROMPT_MB} MB in {path}")
-    if not own:
+    if not weights:
         raise InputError(f"expected the tensors of a prompt learner in {path}, got none")
     check_weights(own, path)
     return {name: value.detach().float().clone() for name, value in own.items()}, skipped
@@ -292,7 +317,7 @@ def _own_name(name: str) -> str | None:
 
 def _from_safetensors(path: pathlib.Path) -> Mapping[str, Any]:
     found = tensors.declared(OpenFile.at(path))
-    own = [value for name, value in found.items() if _own_name(name) is not None]
+    own = [v for name, v in found.items() if _own_name(name) not in {None, _SUFFIX}]
     if len(found) > _MAX_TENSORS or sum(value.size for value in own) > _MAX_PROMPT_MB * 2**20:
         raise RefusedError(
             f"expected prompts of at most {_MAX_PROMPT_MB} MB in {_MAX_TENSORS} tensors in {path}"
@@ -392,6 +417,52 @@ def _check_names(said: Mapping[str, Any], class_names: Sequence[str], where: str
         f"{len(class_names)} names{first}: {json.dumps(tuned[:5])} in the description, "
         f"{json.dumps(list(class_names[:5]))} given"
     )
+
+
+def _compared(
+    stored: Tensor | None, backbone: Backbone, class_names: Sequence[str], where: str
+) -> list[str]:
+    """Compare the names that were given with the embedded ones that a checkpoint holds.
+
+    Raises:
+        InputError: there are more or fewer, or another order.
+    """
+    if stored is None:
+        return []
+    if stored.ndim != 3 or len(stored) != len(class_names):
+        raise InputError(
+            f"expected the {len(stored)} classes that {where} was tuned for, got "
+            f"{len(class_names)} names"
+        )
+    with torch.no_grad():
+        laid = lay_out(backbone, class_names, Wording())
+    same = _same_tokens(stored, laid)
+    wrong = [i for i, fits in enumerate(same.diagonal().tolist()) if not fits]
+    if not same.any():
+        return [
+            "The prompt's file holds the embedded names of its classes, and none of them is one of "
+            "yours: either the names or the backbone are not those that it was tuned for."
+        ]
+    if wrong:
+        first = wrong[0]
+        theirs = [class_names[i] for i in same[first].nonzero().flatten().tolist()]
+        raise InputError(
+            f"expected the classes that {where} was tuned for, in the same order: class {first} is "
+            f"{json.dumps(class_names[first])} in your list, and "
+            f"{json.dumps(theirs[0]) if theirs else 'none of your names'} in the prompt"
+        )
+    return []
+
+
+def _same_tokens(stored: Tensor, laid: Laid) -> Tensor:
+    """Tell which stored classes (rows) start with the tokens of which names (columns)."""
+    same = torch.zeros(len(stored), len(laid.ends), dtype=torch.bool)
+    for column, end in enumerate(laid.ends.tolist()):
+        wanted = laid.embedded[column, 1 : end + 1].float()
+        if wanted.shape[0] <= stored.shape[1] and wanted.shape[1] == stored.shape[2]:
+            apart = (stored[:, : len(wanted)] - wanted).flatten(1).norm(dim=1)
+            same[:, column] = apart <= _ALIKE * wanted.norm()
+    return same
 
 
 def _notes(skipped: Sequence[str], said: Mapping[str, Any], backbone: str) -> list[str]:
