@@ -73,7 +73,8 @@ def test_a_plan_says_what_it_costs_and_would_miss(run: Run, client: pathlib.Path
     assert 0 < found["unseen"] < 1
     assert found["client_key"] == open_key(client / "client.key").public
     assert not (client / "boxes").exists(), "nothing is sent"
-    shown = run("training", "plan", "PLAN.yaml")
+    shown = run("training", "plan", "PLAN.yaml", "--key", "client.key")
+    assert f"--client {found['client_key']}\n" in shown.stdout, "the key is cut off"
     assert "Replicating 2 of 6 sub-runs on 3 providers" in shown.stdout
 
 

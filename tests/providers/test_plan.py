@@ -79,6 +79,13 @@ def test_providers_share_nothing(scene: Scene, what: str) -> None:
         scene.plan  # noqa: B018
 
 
+def test_one_mailbox_written_in_two_ways_is_one(scene: Scene) -> None:
+    first, second = scene.document["providers"][:2]
+    second["mailbox"] = f"{first['mailbox']}/"
+    with pytest.raises(InputError, match="another mailbox for each provider"):
+        scene.plan  # noqa: B018
+
+
 @pytest.mark.parametrize(
     "change", [{"key": "ed25519:00"}, {"name": "Ada Ltd"}, {"name": "../x"}, {"mail": "x"}]
 )

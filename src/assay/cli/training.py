@@ -78,8 +78,11 @@ def plan(
         write(documents.dump(document))
         return Exit.NOTHING_FLAGGED
     write(loaded.replication.summary)
-    rows = [(name, str(value)) for name, value in document.items() if not isinstance(value, dict)]
+    shown = {name: value for name, value in document.items() if name not in {"plan", "client_key"}}
+    rows = [(name, str(value)) for name, value in shown.items()]
     Console().print(table(("", loaded.plan.name), rows), soft_wrap=True)
+    if document["client_key"] is not None:  # whole, to be copied
+        write(f"For the providers: assay training work ... --client {document['client_key']}")
     return Exit.NOTHING_FLAGGED
 
 

@@ -239,7 +239,7 @@ def _check(plan: Plan, where: str) -> None:
     if all(p.trusted for p in plan.providers):
         raise InputError(f"expected a provider that is not trusted in {where}: nobody is judged")
     for what in ("name", "mailbox", "key"):
-        values = [getattr(p, what) for p in plan.providers]
+        values = [getattr(p, what).rstrip("/") for p in plan.providers]
         if len(set(values)) < len(values):
             raise InputError(f"expected another {what} for each provider in {where}, got {values}")
     wanted = [plan.confidence is not None, plan.attack_share is not None]

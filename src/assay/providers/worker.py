@@ -86,8 +86,8 @@ def work(
         How many bundles were answered.
 
     Raises:
-        UsageError: there are no such data, or none are named: every bundle would be answered as
-            failed, and count against the provider.
+        UsageError: there is something to do, and there are no such data, or none are named: each
+            bundle would be answered as failed, and count against the provider.
         UnreachableError: the mailbox does not answer, and `once` is set.
     """
     worker = _Worker(mailbox, place, say)
@@ -119,9 +119,7 @@ class _Worker:
         self._say = say
         self._claims = Claims(mailbox, lease_s=place.lease_s)
         self._finished: set[str] = set()
-        if place.data is None:
-            raise UsageError("expected the training data that the plan names (--data DATA)")
-        self._data = digest(place.data)
+        self._data: str | None = None
 
     def next(self) -> bool:
         """Do one bundle, if there is one to do."""
@@ -136,11 +134,21 @@ class _Worker:
         return False
 
     def _did(self, name: str) -> bool:
-        claim = self._claims.take(name) if self._is_open(name) else None
+        if not self._is_open(name):
+            return False
+        self._look_at_data()
+        claim = self._claims.take(name)
         if claim is None or not self._is_open(name):
             return False
         self._do(claim)
         return True
+
+    def _look_at_data(self) -> None:
+        """Take the digest of the data, before a bundle is taken that needs them."""
+        if self._data is None:
+            if self._place.data is None:
+                raise UsageError("expected the training data that the plan names (--data DATA)")
+            self._data = digest(self._place.data)
 
     def _is_open(self, name: str) -> bool:
         if name in self._finished or not self._mailbox.exists(f"bundles/{name}/{MANIFEST}"):
