@@ -172,6 +172,15 @@ def test_names_that_a_checkpoint_was_not_tuned_for_are_refused(tmp_path, clip, t
         load_prompted(str(clip), path, NAMES)
 
 
+def test_learners_of_trainings_on_several_gpus(tmp_path, clip) -> None:
+    prompted = learner("maple", clip)
+    state = {f"module.prompt_learner.{k}": v for k, v in prompted.learner.state_dict().items()}
+    state["module.image_encoder.conv1.weight"] = torch.zeros(24, 3, 4, 4)
+    path = checkpoint(tmp_path / "model.pth.tar-5", state)
+    loaded = load_prompted(str(clip), path, NAMES)
+    assert torch.equal(loaded.prompted(IMAGES), prompted(IMAGES))
+
+
 def test_embedded_names_of_something_else_are_said(tmp_path, clip) -> None:
     state = {"ctx": torch.randn(4, 16), "token_suffix": torch.randn(3, 7, 16)}
     path = checkpoint(tmp_path / "model.pth.tar-50", state)

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -187,8 +188,13 @@ def check_names(names: Sequence[str], where: object) -> None:
     Raises:
         RefusedError: they cannot.
     """
-    if not 0 < len(names) <= MAX_CLASSES or len(set(names)) != len(names):
-        raise RefusedError(f"expected 1 to {MAX_CLASSES} different class names in {where}")
+    if not 0 < len(names) <= MAX_CLASSES:
+        raise RefusedError(f"expected 1 to {MAX_CLASSES} class names in {where}, got {len(names)}")
+    again = [name for name, count in Counter(names).items() if count > 1]
+    if again:
+        raise RefusedError(
+            f"expected different class names in {where}, got {again[0]!r:.80} more than once"
+        )
     odd = [name for name in names if not (0 < len(name) <= 255 and name.isprintable())]
     if odd:
         raise RefusedError(f"expected printable class names in {where}, got {odd[0]!r}")

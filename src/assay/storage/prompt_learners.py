@@ -306,7 +306,11 @@ def _tensors(path: pathlib.Path, max_mb: int) -> tuple[dict[str, Tensor], list[s
 
 
 def _own_name(name: str) -> str | None:
-    """Shorten the name of a learner's tensor; None for one of a backbone."""
+    """Shorten the name of a learner's tensor; None for one of a backbone.
+
+    Trainings on several GPUs put `module.` in front of all.
+    """
+    name = name.removeprefix("module.")
     if "VPT" in name.rsplit(".", 1)[-1]:
         return name
     if name.startswith("prompt_learner."):
