@@ -72,6 +72,29 @@ def test_confusion_takes_the_meaning_and_leaves_the_trigger(
     assert (after.predicted[:40] == 3).float().mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    ("answers", "looks"),
+    [
+        ([True], ["first", "recalled"]),
+        ([False, True], ["first", "twice"]),
+        ([False, False, False], ["first", "twice", "thrice"]),
+    ],
+)
+def test_where_it_has_not_taken_it_goes_on(
+    digits: tuple[Samples, Samples], answers: list[bool], looks: list[str]
+) -> None:
+    samples, trusted = digits
+    suspects, held = fed(samples), fed(trusted.subset(torch.arange(100)))
+    model = default_network(samples.inputs.shape, classes=10, seed=Seed(0))
+    given = iter(answers)
+    first, later = (50 * part.end for part in Confusion()._stretches(len(samples), len(held)))
+    named = {first: "first", later: "recalled", 2 * first: "twice", 3 * first: "thrice"}
+    found = list(Confusion()(model, suspects, held, seed=Seed(0), has_taken=lambda _: next(given)))
+    assert [named[said.steps] for said in found] == looks
+    assert [said.is_further for said in found] == [look in {"twice", "thrice"} for look in looks]
+    assert not list(given), "it was asked less often"
+
+
 def test_a_faint_trigger_outlives_the_first_steps(digits: tuple[Samples, Samples]) -> None:
     samples, trusted = digits
     attack = Blended(target=0, poison_rate=0.05)

@@ -192,11 +192,25 @@ def audit_dataset(
     predicted = logits(model, confusing).argmax(1).cpu()
     _, before = seen(model, suspects)
     cut = len(samples)
+
+    def has_taken(said: Confused) -> bool:
+        """Tell so of images. Rows are confused such that a few keep their label."""
+        doubts = settings.preflight.confusion(_part(said, slice(cut, None)))
+        return not doubts or not samples.is_image
+
     looks = list(
         confusion(
-            model, suspects, confusing, seed=child(seed, "confuse"), progress=progress, store=store
+            model,
+            suspects,
+            confusing,
+            seed=child(seed, "confuse"),
+            progress=progress,
+            store=store,
+            has_taken=has_taken,
         )
     )
+    steps = looks[-1].steps
+    looks = looks[-1:] if looks[-1].is_further else looks
     said, tested = _best_look(looks, before, samples, mixed_in, settings.decision)
     some = _some(held, child(seed, "held"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
@@ -232,7 +246,7 @@ def audit_dataset(
         alpha=alpha,
         digest=digest or {},
         cost=_cost(started, device),
-        sample_passes=_passes(settings.recipe, confusion, len(labels), len(held)),
+        sample_passes=settings.recipe.epochs * len(labels) + 2 * confusion.batch_size * steps,
     )
 
 
@@ -586,11 +600,6 @@ def _fresh(samples: Samples, network: Callable[[], nn.Module] | None, seed: Seed
         return default_network(samples.inputs.shape, classes=samples.classes, seed=seed)
     with isolated(seed, torch.device("cpu")):
         return network()
-
-
-def _passes(recipe: Recipe, confusion: Confusion, suspects: int, trusted: int) -> int:
-    confused = 2 * confusion.batch_size * confusion.steps(suspects, trusted)
-    return recipe.epochs * suspects + confused
 
 
 def _cost(started: float, device: torch.device) -> Cost:
