@@ -32,7 +32,8 @@ EXPECTED = {
     | {"lease", "ray", "gpus", "quiet"},
     "prompts": COMMON
     | ENDING
-    | {"backbone", "prompt", "classes", "ood", "clean", "repair", "alpha", "dry_run", "memory_mb"},
+    | {"backbone", "prompt", "classes", "position", "ood", "clean", "repair", "alpha", "dry_run"}
+    | {"memory_mb"},
     "report": {"run", "form", "out"},
     "doctor": {"device", "out", "json"},
     "runs list": {"root", "json"},

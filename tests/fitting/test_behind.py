@@ -1,3 +1,6 @@
+import sys
+
+import pytest
 import torch
 from torch import nn
 
@@ -44,3 +47,34 @@ def test_answers_are_the_same_in_batches() -> None:
     images = torch.rand(7, 2, 3, 3)
     respond = behind(Seen(), Preprocess(mean=(0.0, 0.0), std=(1.0, 1.0)), CPU)
     assert torch.equal(answers(respond, images, batch=3), respond(images))
+
+
+class Counting(nn.Module):
+    """Answers with the mean of each channel, and remembers how many images came at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[int] = []
+
+    def forward(self, images):
+        self.counts.append(len(images))
+        return images.mean((2, 3))
+
+
+def test_many_large_images_are_asked_about_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["assay.fitting.behind"], "_PIXELS", 4 * 8**2)
+    model, images = Counting(), torch.rand(10, 1, 8, 8)
+    respond = behind(model, Preprocess(mean=(0.0,), std=(1.0,)), CPU)
+    with torch.no_grad():
+        assert torch.allclose(respond(images), images.mean((2, 3)))
+    assert model.counts == [4, 4, 2]
+    model.counts.clear()
+    respond(images.requires_grad_()).sum().backward()
+    assert model.counts == [10], "a search divides its candidates itself"
+
+
+def test_grey_images_are_shown_three_times_to_a_model_of_three_channels() -> None:
+    model = Counting()
+    ready = Preprocess(mean=(0.0, 0.5, 1.0), std=(1.0, 1.0, 1.0))
+    said = behind(model, ready, CPU)(torch.ones(2, 1, 4, 4))
+    assert torch.allclose(said, torch.tensor([[1.0, 0.5, 0.0]]).expand(2, 3))

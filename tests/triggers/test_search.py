@@ -180,3 +180,21 @@ def test_bounded_noise_comes_near_the_best_corner_of_its_box():
     assert noise[0, :, :4, :4].mean() > 0.095
     assert noise[3, :, 4:, 4:].mean() > 0.095
     assert noise[0, :, 4:, 4:].mean() < -0.095
+
+
+def test_a_candidate_with_too_many_images_is_asked_in_parts():
+    asked: list[int] = []
+
+    def respond(images):
+        asked.append(len(images))
+        return corner(images)
+
+    family = Signals(strength=0.1)
+    settings = {"noise": 0.0, "steps": 10, "batch": 24}
+    whole = Search(**settings)(respond, pool(), all_targets(), family, seed=Seed(0))
+    assert max(asked) == 96
+    asked.clear()
+    parts = Search(**settings, most_images=10)(respond, pool(), all_targets(), family, seed=Seed(0))
+    assert max(asked) <= 10
+    for name, value in whole.items():
+        assert torch.allclose(value, parts[name], atol=0.02), name
