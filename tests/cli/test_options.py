@@ -26,7 +26,7 @@ EXPECTED = {
     "training plan": {"plan", "key", "json"},
     "training run": ENDING | {"plan", "out", "key", "device", "alpha", "poll"},
     "training calibrate": {"plan", "data", "out", "threads", "matmul", "sub_runs", "quiet"},
-    "training judge": {"source", "json", "exit_zero"},
+    "training judge": {"source", "client", "json", "exit_zero"},
     "training bisect": {"run", "sub_run", "json"},
     "training work": {"mailbox", "key", "code", "data", "client", "once", "poll", "work"}
     | {"lease", "ray", "gpus", "quiet"},

@@ -136,7 +136,14 @@ def _judge_again(run: Run, subjects: list[dict[str, object]]) -> None:
         assert again["subjects"] == subjects, "to the last bit"
         assert again["ledger"]["closed"]
         assert again["ledger"]["expelled"] == {"bea": "flagged"}
-    assert "head" in run("training", "judge", "run").stdout
+    shown = run("training", "judge", "run").stdout
+    assert "head" in shown
+    assert f"client: {again['ledger']['client']}, as it says itself" in shown
+    known = run("training", "judge", "run", "--client", again["ledger"]["client"])
+    assert known.exit_code == 1
+    assert "as it says itself" not in known.stdout
+    for key, code in ((f"ed25519:{'0' * 64}", 3), ("ed25519:4be1", 3)):
+        assert run("training", "judge", "run", "--client", key).exit_code == code
 
 
 def _bisect(run: Run) -> None:

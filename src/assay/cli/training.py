@@ -13,7 +13,7 @@ from assay.providers.bisect import bisect as find_partings
 from assay.providers.client import log_name
 from assay.providers.execute import LOG
 from assay.providers.judging import ending, judge_ledger
-from assay.providers.keys import open_key
+from assay.providers.keys import check_public, open_key
 from assay.providers.ledger import LEDGER, read_ledger
 from assay.providers.loading import Loaded, load_plan
 from assay.providers.plan import Plan, plan_document, read_plan
@@ -135,6 +135,14 @@ def judge(
             help="A ledger, a run folder with one, or a plan: then the newest run of it in runs/.",
         ),
     ],
+    client: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="The client's public key, as you know it: a ledger that someone made up names a "
+            "key of his own.",
+        ),
+    ] = None,
     json: options.Json = False,
     exit_zero: options.ExitZero = False,
 ) -> int:
@@ -146,16 +154,20 @@ def judge(
     \b
     Examples:
       assay training judge runs/digits
-      assay training judge ledger.jsonl --json
+      assay training judge ledger.jsonl --client ed25519:KEY
     """
     path = _ledger(source)
     entries = read_ledger(path)
     judged = judge_ledger(entries)
+    signer = judged.course.begun["client"]
+    if client is not None and check_public(client) != signer:
+        raise InputError(f"expected a ledger of the client {client}, it is of {signer}")
     findings = judged.audit.findings
     if json:
         about = {
             "entries": len(entries),
             "head": entries[-1].hash,
+            "client": signer,
             "closed": judged.is_closed,
             "weights": judged.course.end,
             "expelled": judged.course.expelled,
@@ -163,7 +175,14 @@ def judge(
         write(documents.dump({**documents.findings_document(findings), "ledger": about}))
     else:
         show_findings(findings, "provider", "--json")
-        write(f"{ending(judged)}\nledger: {len(entries)} lines, head {entries[-1].hash}")
+        known = "" if client else ", as it says itself; give --client to check that"
+        known = (
+            known if judged.is_closed else ", as it says itself: not signed, for it is not closed"
+        )
+        write(
+            f"{ending(judged)}\nledger: {len(entries)} lines, head {entries[-1].hash}\n"
+            f"client: {signer}{known}"
+        )
     return Exit.NOTHING_FLAGGED if exit_zero else of_verdict(findings.verdict)
 
 
