@@ -86,6 +86,17 @@ def test_confidence_decides_how_much_is_replicated(run: Run, client: pathlib.Pat
     assert found["caught"] >= 0.9
 
 
+def test_a_network_that_does_not_fit_is_found_before_anybody_trains(
+    run: Run, client: pathlib.Path
+) -> None:
+    (client / "unfit_net.py").write_text("import torch\n\nmake = lambda: torch.nn.Linear(3, 2)\n")
+    plan = yaml.safe_load((client / "PLAN.yaml").read_text())
+    write(client, plan | {"network": "unfit_net:make", "probes": "data.npz"})
+    result = run("training", "plan", "PLAN.yaml", "--json")
+    assert result.exit_code == 3
+    assert "a network of the start weights" in parsed(result.stdout)["message"]
+
+
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [

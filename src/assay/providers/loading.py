@@ -14,6 +14,7 @@ from assay.audits.training import (
     plan_replication,
 )
 from assay.errors import InputError
+from assay.fitting import logits_of
 from assay.randomness import Seed, isolated
 from assay.records import record
 from assay.storage import data as datasets
@@ -59,13 +60,17 @@ def load_plan(path: pathlib.Path) -> Loaded:
     check_weights(start, plan.start)
     named = {"start": plan.start, "profile": plan.profile, "probes": plan.probes}
     files = {"plan": path} | {k: folder / name for k, name in named.items() if name is not None}
+    network = None if plan.network is None else _network(plan.network, folder)
+    probes = None if plan.probes is None else _probes(folder / plan.probes)
+    if network is not None and probes is not None:
+        _check_network(network, start, probes, str(plan.network))
     return Loaded(
         plan=plan,
         replication=replication(plan),
         start=start,
         profile=None if plan.profile is None else _profile(folder / plan.profile),
-        network=None if plan.network is None else _network(plan.network, folder),
-        probes=None if plan.probes is None else _probes(folder / plan.probes),
+        network=network,
+        probes=probes,
         inputs={
             name: Input(path=str(file.absolute()), sha256=digest_path(file))
             for name, file in files.items()
@@ -102,6 +107,21 @@ def _network(source: str, folder: pathlib.Path) -> Callable[[], nn.Module]:
             return factory()
 
     return make
+
+
+def _check_network(
+    network: Callable[[], nn.Module], start: Mapping[str, Tensor], probes: Tensor, name: str
+) -> None:
+    """Check, before anybody trains, that weights will fit the network and probes go through it."""
+    try:
+        model = network().eval()
+        model.load_state_dict(dict(start))
+        with torch.inference_mode():
+            logits_of(model(probes[:2]))
+    except Exception as error:
+        raise InputError(
+            f"expected a network of the start weights that takes the probes, from {name}: {error}"
+        ) from error
 
 
 def _probes(path: pathlib.Path) -> Tensor:
