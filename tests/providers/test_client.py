@@ -1,3 +1,4 @@
+import dataclasses
 import datetime
 import itertools
 import pathlib
@@ -214,7 +215,11 @@ def test_who_never_answers_is_asked_no_more(scene: Scene, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         "assay.providers.client._now", lambda: began + datetime.timedelta(seconds=5 * next(seconds))
     )
-    judged = train(scene)
+    said: list[str] = []
+    lent = dataclasses.replace(around(Kept(), scene.serve), say=said.append)
+    judged = run_training(scene.held(), Ledger(scene.folder / LEDGER), lent)
+    waited = [text for text in said if "waiting for cyd until" in text]
+    assert len(waited) == 3, "once a sub-run"
     assert judged.course.expelled == {"cyd": "faults"}
     assert judged.course.place == 6
     assert verdicts(judged)["cyd"] is not Verdict.FLAGGED

@@ -248,8 +248,13 @@ class Client:
     def _collect(self, run: SubRun) -> None:
         """Wait for answers until all are there or the deadline has passed."""
         start, deadline = self._start(), datetime.datetime.fromisoformat(run.deadline)
+        told: list[str] | None = None
         while waiting := [name for name in run.bundles if name not in run.deliveries]:
             is_over = _now() > deadline
+            if told is not None and waiting != told:  # not at once: answers may lie there
+                names, told = ", ".join(waiting), waiting
+                self._around.say(f"sub-run {run.number}: waiting for {names} until {run.deadline}")
+            told = told or []
             for name in waiting:
                 received = self._receive(run, name, start, deadline)
                 if received is None and is_over:
