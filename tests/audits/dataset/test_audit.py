@@ -48,6 +48,33 @@ def test_poisoned_digits_are_flagged_and_named(digits: Digits) -> None:
     assert list(dict.fromkeys(stages)) == ["train", "confuse"]
 
 
+@pytest.mark.parametrize(
+    ("attack", "verdict"),
+    [(None, Verdict.INCONCLUSIVE), (BadNets(target=4, poison_rate=0.03), Verdict.FLAGGED)],
+)
+def test_a_longer_confusion_may_convict_and_acquits_nobody(
+    digits: Digits, attack: BadNets | None, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, trusted = digits
+    if attack is not None:
+        made = attack(samples.inputs[:], samples.labels, classes=10, seed=Seed(5))
+        samples = dataclasses.replace(samples, inputs=made.inputs, labels=made.labels)
+    asked: list[int] = []
+
+    def doubted_once(*_: object) -> tuple[str, ...]:
+        asked.append(1)
+        return ("it has not taken",) if len(asked) == 1 else ()
+
+    monkeypatch.setattr(Preflight, "confusion", doubted_once)
+    found = audited(samples, trusted)
+    assert found.verdict is verdict
+    if attack is None:
+        assert "only when it was longer" in found.findings.reasons[0]
+    else:
+        assert found.is_poison[made.is_poison].float().mean() > 0.9
+        assert found.is_poison[~made.is_poison].float().mean() < 0.01
+
+
 def test_clean_digits_raise_no_alarm_and_the_seed_alone_decides(digits: Digits) -> None:
     samples, trusted = digits
     found, again = audited(samples, trusted), audited(samples, trusted)

@@ -232,6 +232,7 @@ def audit_dataset(
     judged = said if any(said is look for look in usual) else usual[-1]
     doubts = (
         *settings.preflight.confusion(_part(judged, slice(cut, None))),
+        *settings.preflight.further(judged),
         *settings.preflight.apart(samples, trusted),
     )
     return _decide(

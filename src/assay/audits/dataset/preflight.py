@@ -68,6 +68,16 @@ class Preflight:
             "and check them yourself, or have all frames of a scene on one side.",
         )
 
+    def further(self, said: Confused) -> tuple[str, ...]:
+        """Doubt what was not found after a longer confusion: no run shows that it would be."""
+        if not said.is_further:
+            return ()
+        return (
+            "The confusion took only when it was longer and pulled less at the labels, as large "
+            "networks need it; a faint trigger may have gone with the rest. Use a smaller network, "
+            "or more trusted samples.",
+        )
+
     def apart(self, samples: Samples, trusted: Samples) -> tuple[str, ...]:
         """Check that the trusted samples are not simply samples of the data set.
 
