@@ -16,7 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import grid
-from assay.audits.models import Delivery, Groups, ModelResult, ModelsSettings, audit_encoders
+from assay.audits.models import (
+    ENCODER_SETTINGS,
+    Delivery,
+    Groups,
+    ModelResult,
+    ModelsSettings,
+    audit_encoders,
+)
 from assay.fitting import Preprocess
 from assay.randomness import Seed, child
 from assay.triggers import Blend, Patch
@@ -63,7 +70,7 @@ def main() -> int:
 
 
 def _group(asked: argparse.Namespace, first: str, second: str) -> grid.Group:
-    settings, groups, data = ModelsSettings(), Groups(), asked.data
+    settings, groups, data = ENCODER_SETTINGS, Groups(), asked.data
     table = "encoders" if data == "cifar10" else f"encoders, {data}"
     kind, _, _ = first.partition("-")
     cell = grid.Cell(

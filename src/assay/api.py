@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .audits.dataset import DatasetAudit, DatasetSettings
 from .audits.dataset import audit_dataset as _audit
-from .audits.models import Delivery, Groups, ModelsAudit, ModelsSettings
+from .audits.models import ENCODER_SETTINGS, Delivery, Groups, ModelsAudit, ModelsSettings
 from .audits.models import audit_encoders as _audit_encoders
 from .audits.models import audit_models as _audit_models
 from .audits.prompts import PromptsAudit, PromptsSettings, deliver
@@ -119,7 +119,7 @@ def audit_encoders(
     preprocess: Preprocess | Sequence[Preprocess | None] | None = None,
     names: Sequence[str] | None = None,
     groups: Groups = Groups(),  # noqa: B008  frozen
-    settings: ModelsSettings = ModelsSettings(),  # noqa: B008  frozen
+    settings: ModelsSettings = ENCODER_SETTINGS,
     alpha: float = 0.05,
     seed: int = 0,
     device: str = "cpu",

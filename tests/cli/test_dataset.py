@@ -56,6 +56,7 @@ def test_exit_codes_of_the_other_verdicts(run: Run, files: Files, quick: Calls) 
         (("dataset", "data.npz", "--clean", "clean.npz", "--mean", "a", "--std", "b"), 4, "--mean"),
         (("dataset", "data.npz", "--clean", "clean.npz", "--model", "no.such:net"), 4, "no.such"),
         (("dataset", "data.npz", "--clean", "other.npz"), 3, "shape"),
+        (("dataset", "data.npz", "--clean", "colour.npz"), 3, "channels"),
         (("dataset", "text.npz", "--clean", "clean.npz"), 3, "text.npz"),
         (("dataset", "data.npz", "--clean", "data.npz", "--prove"), 3, "hold some out"),
         (("dataset", "data.npz", "--clean", "clean.npz", "--cleanse", "no/x.npz"), 4, "folder"),
@@ -74,6 +75,8 @@ def test_mistakes_end_in_a_sentence_and_their_exit_code(
 ) -> None:
     pathlib.Path("text.npz").write_text("this is no archive")
     save(pathlib.Path("other.npz"), torch.ones(30, 9, 9, dtype=torch.uint8), torch.arange(30) % 2)
+    colour = torch.ones(30, 8, 8, 3, dtype=torch.uint8)
+    save(pathlib.Path("colour.npz"), colour, torch.arange(30) % 2)
     result = run(*arguments)
     assert result.exit_code == code, result.stderr
     assert said in result.stderr

@@ -138,6 +138,14 @@ def test_classes_without_samples_need_names(forms, tmp_path) -> None:
     refused(path, r"\[0, 3\).*got 0 to 3")
 
 
+def test_classes_that_are_counted_from_one(forms, tmp_path) -> None:
+    path = npz(tmp_path, labels=LABELS + 1)
+    refused(path, "none of 0; labels count from 0: subtract 1")
+    refused(path, "subtract 1", class_names=("a", "b"))
+    npz(tmp_path, labels=np.array([1, 2, 2, 3, 3, 1]), names=forms.NAMES)
+    refused(path, r"\[0, 3\).*subtract 1")
+
+
 @pytest.mark.parametrize(
     "names", [["a", "a"], ["a", "b\n"], ["a", ""], ["a", "\u202e"], ["a", "x" * 300]]
 )

@@ -137,3 +137,42 @@ def test_broken_files(tmp_path, content: bytes) -> None:
     (tmp_path / "train.parquet").write_bytes(content)
     with pytest.raises(InputError):
         read_samples(f"hf:{tmp_path}")
+
+
+def test_a_split_that_was_saved_to_disk(tmp_path) -> None:
+    import datasets
+
+    named = datasets.Features(
+        {
+            "a": datasets.Value("float64"),
+            "label": datasets.ClassLabel(names=["no", "yes"]),
+        }
+    )
+    rows = datasets.Dataset.from_dict({"a": [1.0, 2.0, 3.0], "label": [1, 0, 1]}, features=named)
+    rows.select([2, 0, 1]).save_to_disk(tmp_path / "saved", num_shards=2)
+    samples = read_samples(f"hf:{tmp_path / 'saved'}")
+    assert samples.inputs[:].flatten().tolist() == [3.0, 1.0, 2.0]
+    assert samples.class_names == ("no", "yes")
+    assert samples.labels.tolist() == [1, 1, 0]
+    with pytest.raises(InputError, match=f"hf:{tmp_path / 'saved'} opens"):
+        read_samples(str(tmp_path / "saved"))
+
+
+def test_a_saved_split_with_files_of_others(tmp_path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"a": [1.0, 2.0, 3.0], "label": [1, 0, 1]})
+    rows.save_to_disk(tmp_path / "other")
+    rows.save_to_disk(tmp_path / "saved")
+    (table,) = (tmp_path / "saved").glob("*.arrow")
+    table.unlink()
+    table.symlink_to(next((tmp_path / "other").glob("*.arrow")))
+    with pytest.raises(RefusedError, match="outside"):
+        read_samples(f"hf:{tmp_path / 'saved'}")
+    table.unlink()
+    state = tmp_path / "saved" / "state.json"
+    said = json.loads(state.read_text())
+    said["_data_files"] = [{"filename": "../other/data-00000-of-00001.arrow"}]
+    state.write_text(json.dumps(said))
+    with pytest.raises(RefusedError):
+        read_samples(f"hf:{tmp_path / 'saved'}")

@@ -83,9 +83,11 @@ def load(job: DatasetJob) -> Loaded:
     check_unchanged(job, inputs)
     wanted, got = tuple(data.inputs.shape[1:]), tuple(clean.inputs.shape[1:])
     if wanted != got:
+        advice = "--size scales encoded images"
+        if len(wanted) == len(got) == 3 and wanted[0] != got[0]:
+            advice = "channels come first here: save both with the same number of them"
         raise InputError(
-            f"expected trusted samples of the shape of the data, {wanted}, got {got}; "
-            "--size scales encoded images"
+            f"expected trusted samples of the shape of the data, {wanted}, got {got}; {advice}"
         )
     return Loaded(
         data=data,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from assay.audits.models import Groups, Kind, ModelsSettings
+from assay.audits.models import ENCODER_SETTINGS, Groups, Kind, ModelsSettings
 from assay.audits.models.language import TextSettings
 from assay.audits.models.survey import candidates
 from assay.audits.models.vision_text import VisionTextSettings
@@ -33,10 +33,11 @@ def show_search(
         return
     if isinstance(loaded, LoadedEncoders):
         classes, what = Groups().count, "groups"
-        labels = torch.arange(len(loaded.images)) % classes
+        labels, settings = torch.arange(len(loaded.images)) % classes, ENCODER_SETTINGS
     else:
+        settings = ModelsSettings()
         classes, what, labels = loaded.clean.classes, "classes", loaded.clean.labels
-    kinds = {k.name: _candidates(k, labels, classes, job.seed) for k in ModelsSettings().kinds}
+    kinds = {k.name: _candidates(k, labels, classes, job.seed) for k in settings.kinds}
     document = {
         "schema": "assay/search/v1",
         "models": [delivery.name for delivery in loaded.deliveries],

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from assay.audits.models import Delivery, ModelsSettings
+from assay.audits.models import ENCODER_SETTINGS, Delivery, ModelsSettings
 from assay.audits.models.language import TextSettings
 from assay.audits.models.respond import named
 from assay.audits.models.vision_text import VisionTextSettings
@@ -61,7 +61,11 @@ class ModelsJob:
 
     def settings(self) -> dict[str, Any]:
         """Lay out every setting, those of the method included."""
-        methods = {ModelKind.TEXT: TextSettings(), ModelKind.VISION_TEXT: VisionTextSettings()}
+        methods = {
+            ModelKind.ENCODER: ENCODER_SETTINGS,
+            ModelKind.TEXT: TextSettings(),
+            ModelKind.VISION_TEXT: VisionTextSettings(),
+        }
         return settings_of(self, methods.get(ModelKind(self.task), ModelsSettings()))
 
 

@@ -12,7 +12,13 @@ from rich.text import Text
 from torch import Tensor
 
 from assay.audits.dataset import DatasetSettings, audit_dataset
-from assay.audits.models import Groups, ModelsSettings, audit_models, grouped
+from assay.audits.models import (
+    ENCODER_SETTINGS,
+    Groups,
+    ModelsSettings,
+    audit_models,
+    grouped,
+)
 from assay.audits.models.language import TextSettings, audit_texts
 from assay.audits.models.vision_text import PROMPT, VisionTextSettings, audit_vision_texts
 from assay.audits.prompts import PromptsSettings, audit_prompts
@@ -171,7 +177,7 @@ class EncodersTask:
         audit = audit_models(
             divided.classifiers,
             divided.clean,
-            settings=ModelsSettings(),
+            settings=ENCODER_SETTINGS,
             alpha=self.job.alpha,
             seed=seed,
             device=device,

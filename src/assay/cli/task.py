@@ -194,8 +194,11 @@ def preprocess(
     if spread and channels == 1 and 3 in {len(mean), len(std)}:
         channels = 3
     if {len(mean), len(std)} - {1, channels}:
-        told = f"expected 1 or {channels} numbers as mean and as standard deviation, as the data "
-        told += f"have channels, got {len(mean)} and {len(std)}{whose and f' for {whose}'}"
+        several = f"1 or {channels} numbers" if channels > 1 else "one number"
+        told = f"expected {several} as mean and as standard deviation, as the data "
+        told += (
+            f"have {channels} channels, got {len(mean)} and {len(std)}{whose and f' for {whose}'}"
+        )
         raise UsageError(told) if asked.mean else InputError(f"{told}; see --mean and --std")
     if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise UsageError(f"expected finite means, and deviations above 0, got {mean} and {std}")

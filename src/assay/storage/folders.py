@@ -15,6 +15,8 @@ from .images import MAX_ENCODED, SUFFIXES, decode_all
 from .rows import FileRows
 
 _SPLITS = frozenset({"train", "test", "val", "valid", "validation"})
+_SAVED = frozenset({"state.json", "dataset_info.json"})
+"""What `save_to_disk` of `datasets` writes beside the rows."""
 
 
 def recognises(path: pathlib.Path) -> bool:
@@ -76,8 +78,9 @@ def _classes(root: pathlib.Path) -> dict[str, list[str]]:
     folders, beside = listing(root, root)
     _no_hidden(root, root)
     if not folders:
+        hint = f"; hf:{root} opens what `datasets` wrote" if _SAVED <= set(beside) else ""
         raise InputError(
-            f"expected class folders with images in {root}, got {beside[:3] or 'nothing'}"
+            f"expected class folders with images in {root}, got {beside[:3] or 'nothing'}{hint}"
         )
     if any(pathlib.PurePath(name).suffix.lower() in SUFFIXES for name in beside):
         raise RefusedError(f"expected images only inside the class folders of {root}")

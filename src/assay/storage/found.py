@@ -21,6 +21,7 @@ from .rows import BLOCK, MAX_ROW, FileRows, settle
 
 MAX_CLASSES = 100_000
 MAX_CHANNELS = 16
+_FROM_ONE = "; labels count from 0: subtract 1 from all of them"
 
 
 @record
@@ -149,7 +150,10 @@ def _classes(
 def _check_range(labels: Int64[Tensor, " samples"], classes: int, where: object) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise RefusedError(f"expected labels in [0, {classes}) in {where}, got {low} to {high}")
+        raise RefusedError(
+            f"expected labels in [0, {classes}) in {where}, got {low} to {high}"
+            f"{_FROM_ONE if (low, high) == (1, classes) else ''}"
+        )
 
 
 def _numbers(labels: Int64[Tensor, " samples"], where: object) -> tuple[str, ...]:
@@ -160,7 +164,8 @@ def _numbers(labels: Int64[Tensor, " samples"], where: object) -> tuple[str, ...
     if empty:
         raise RefusedError(
             f"expected samples of every class up to {len(counts) - 1} in {where}, got none of "
-            f"{_some([str(c) for c in empty])}; name the classes if that is meant"
+            f"{_some([str(c) for c in empty])}"
+            f"{_FROM_ONE if empty == [0] else '; name the classes if that is meant'}"
         )
     return tuple(str(i) for i in range(len(counts)))
 

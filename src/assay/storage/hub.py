@@ -14,7 +14,7 @@ from torch import Tensor
 
 from assay.errors import RefusedError, UsageError
 
-from .files import read_bounded, refusing, walk
+from .files import listing, read_bounded, refusing, walk
 from .found import Found, Reading, chosen
 from .images import MAX_ENCODED, SUFFIXES
 from .tables import LABEL, read_batches, refused
@@ -26,6 +26,8 @@ _BUILDERS = frozenset({"arrow", "csv", "imagefolder", "json", "parquet"})
 _SUFFIXES = SUFFIXES | {".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tsv"}
 _BATCH = 256
 _MAX_SETTINGS = 2**20
+_SAVED = "state.json"
+"""Stands beside the one split that `save_to_disk` wrote."""
 
 
 def read(name: str, how: Reading) -> Found:
@@ -72,14 +74,22 @@ def _load(name: str, split: str | None) -> "Dataset":
     if folder.is_dir():
         _check_settings(folder)
     failures = (datasets.exceptions.DatasetsError, pa.ArrowException, RuntimeError)
+    source: tuple[str, dict[str, Any]] = (name, {})
+    if (folder / _SAVED).is_file():
+        # what `save_to_disk` wrote of one split, whose files are named here, not by the folder
+        source = ("arrow", {"data_files": [str(folder / f) for f in _arrow_files(folder)]})
     with refusing(f"hf:{name}", *failures):
         try:
-            _check(datasets.load_dataset_builder(name), name)
-            return datasets.load_dataset(name, split=split or "train")
+            _check(datasets.load_dataset_builder(source[0], **source[1]), name)
+            return datasets.load_dataset(source[0], split=split or "train", **source[1])
         except (FileNotFoundError, ConnectionError) as error:
             if folder.is_dir():
                 raise
             raise UsageError(f"expected a data set that can be opened, got hf:{name}") from error
+
+
+def _arrow_files(folder: pathlib.Path) -> list[str]:
+    return [name for name in listing(folder, folder)[1] if name.endswith(".arrow")]
 
 
 def _check_settings(folder: pathlib.Path) -> None:

@@ -214,8 +214,8 @@ def _labels(
         _no_text(schema.names, where)
         if schema.names.count(LABEL) != 1 or len(set(schema.names)) != len(schema.names):
             raise RefusedError(
-                f"expected different columns, one of them {LABEL!r}, in {where}, "
-                f"got {schema.names[:10]}"
+                f"expected different columns, one of them {LABEL!r} for the classes, in {where}, "
+                f"got {schema.names[:10]}; rename the one that holds them"
             )
         labels.append(batch.column(LABEL))
         taken += labels[-1].nbytes

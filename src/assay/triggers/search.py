@@ -55,12 +55,15 @@ class Pool:
 
 
 class Objective(enum.StrEnum):
-    """What a search makes large, in the mean over images."""
+    """What a search makes large, in the mean over images, and what it is measured by."""
 
     LIKELIHOOD = "likelihood"
     """The log-probability of the target: it attends to the images that are not yet led there."""
     MARGIN = "margin"
     """The target's logit over the highest other one: it has no ceiling."""
+    ALIKE = "alike"
+    """Searched as `LIKELIHOOD`, and measured by how alike the answers to different images become,
+    not by margins."""
 
 
 @record
@@ -159,9 +162,9 @@ class Search:
         batch = stamped.shape[1]
         said = self._answers(respond, stamped.flatten(0, 1))
         wanted = targets[:, None].expand(-1, batch).flatten()
-        if self.objective is Objective.LIKELIHOOD:
-            return nn.functional.cross_entropy(said, wanted, reduction="sum") / batch
-        return -margin_of(said, wanted).sum() / batch
+        if self.objective is Objective.MARGIN:
+            return -margin_of(said, wanted).sum() / batch
+        return nn.functional.cross_entropy(said, wanted, reduction="sum") / batch
 
     def _answers(
         self, respond: Respond, images: Float[Tensor, "batch channels height width"]
@@ -212,28 +215,49 @@ def margins(
     *,
     noise: float,
     seed: Seed,
+    objective: Objective = Objective.LIKELIHOOD,
     most: int = 256,
     at_once: int = 256,
 ) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
     """Measure candidates under noise, on at most so many images each, `at_once` in a pass.
 
     Returns:
-        The mean margin of the target's logit over the highest other one, and the share of images
-        on which it is positive, the attack success rate.
+        The mean margin of the target's logit over the highest other one, or as `alike` says where
+        that is the objective; and the share of images on which the target's logit is the highest,
+        the attack success rate.
     """
+
+    def ask(images: Tensor) -> Tensor:
+        return torch.cat([respond(some) for some in images.split(at_once)]).float()
+
     found = []
     random = generator(child(seed, "noise"), pool.images.device)
+    is_alike = objective is Objective.ALIKE
     with torch.no_grad():
+        plain = ask(disturbed(pool.images[None, :most], noise, random)[0]) if is_alike else None
         for row, (target, fits) in enumerate(
             zip(candidates.targets.tolist(), pool.eligible(candidates), strict=True)
         ):
             images = pool.images[fits.nonzero().squeeze(1)[:most]]
             own = {name: value[row : row + 1] for name, value in parameters.items()}
             stamped = disturbed(family.stamp(own, images[None]), noise, random)[0]
-            said = torch.cat([respond(some) for some in stamped.split(at_once)])
+            said = ask(stamped)
             margin = margin_of(said, target)
-            found.append((margin.mean(), (margin > 0).float().mean()))
+            measured = margin.mean() if plain is None else alike(said, plain)
+            found.append((measured, (margin > 0).float().mean()))
     return torch.stack([f[0] for f in found]).cpu(), torch.stack([f[1] for f in found]).cpu()
+
+
+def alike(
+    said: Float[Tensor, "batch classes"], plain: Float[Tensor, "others classes"]
+) -> Float[Tensor, ""]:
+    """How much less answers differ between images than plain ones do, those without a trigger.
+
+    The natural logarithm of the ratio of their total variances, and 0 where they differ more: a
+    trigger that some images obey and others do not makes answers differ.
+    """
+    before, after = (answers.float().var(0).sum() for answers in (plain, said))
+    return (before.clamp(min=1e-12) / after.clamp(min=1e-12)).log().clamp(min=0)
 
 
 def margin_of(

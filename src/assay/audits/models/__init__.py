@@ -3,6 +3,7 @@
 from .audit import ModelsSettings as ModelsSettings
 from .audit import audit_models as audit_models
 from .decision import Decision as Decision
+from .encoders import ENCODER_SETTINGS as ENCODER_SETTINGS
 from .encoders import Groups as Groups
 from .encoders import Nearest as Nearest
 from .encoders import audit_encoders as audit_encoders

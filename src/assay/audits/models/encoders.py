@@ -13,13 +13,60 @@ from assay.randomness import Seed, child
 from assay.records import record
 from assay.results import Forgetful, Progress, Store, silent
 from assay.samples import Rows, Samples
+from assay.triggers import Objective, Patches, Search, Signals, Warps
 
 from .audit import ModelsSettings, audit_models
 from .found import Delivery, ModelsAudit
 from .respond import named
+from .survey import Kind
 
 _TEMPERATURE = 0.1
 _BATCH = 256
+
+_ALIKE = Search(objective=Objective.ALIKE)
+ENCODER_KINDS = (
+    Kind(
+        family=Signals(strength=0.036),
+        search=_ALIKE,
+        by_source=False,
+        between=0.1,
+        within=0.25,
+        weight=0.25,
+    ),
+    Kind(
+        family=Signals(strength=0.1, knots=12),
+        search=_ALIKE,
+        by_source=False,
+        between=0.12,
+        within=0.25,
+        weight=0.25,
+    ),
+    Kind(
+        family=Patches(area=0.012),
+        search=_ALIKE,
+        by_source=False,
+        between=0.05,
+        within=0.08,
+        weight=0.25,
+    ),
+    Kind(
+        family=Warps(strength=0.06),
+        search=Search(noise=0.0, objective=Objective.ALIKE),
+        by_source=False,
+        between=0.055,
+        within=0.12,
+        weight=0.25,
+    ),
+)
+"""What is searched on encoders: a trigger that was planted makes whatever an encoder sees look
+alike, also where the attacker's reference lies between groups. Spreads as three honest pairs of
+SimCLR encoders of CIFAR-10 show them (seeds 0 to 2). With seeds 0 and 1 of BadEncoder, a patch and
+a blend, the logarithm by which patches make triggered images alike was 1.0 to 3.7, and at most 0.23
+on honest encoders; of margins to groups, 2 of the 4 lay within what honest encoders differ by."""
+
+
+ENCODER_SETTINGS = ModelsSettings(kinds=ENCODER_KINDS)
+"""How encoders are audited; what the benchmarks measure."""
 
 
 @record
@@ -36,7 +83,7 @@ def audit_encoders(
     images: Rows,
     *,
     groups: Groups = Groups(),  # noqa: B008  frozen
-    settings: ModelsSettings = ModelsSettings(),  # noqa: B008  frozen
+    settings: ModelsSettings = ENCODER_SETTINGS,
     alpha: float = 0.05,
     seed: Seed,
     device: torch.device,
@@ -47,8 +94,9 @@ def audit_encoders(
 
     The clean images are divided into groups that all encoders agree on as far as they can: by
     k-means on their features side by side, each scaled to length 1. An encoder then is a classifier
-    by the nearest group, and is audited as one: a planted trigger pulls the features of any image
-    to those of the attacker's reference, and so into one group.
+    by the nearest group, and triggers that lead to each group are searched as on a classifier. What
+    is compared is how alike they make the answers to different images: a planted trigger pulls the
+    features of any image to those of the attacker's reference, wherever between groups that lies.
 
     Args:
         deliveries: two or more encoders; their outputs are features (samples, dims), or an object
@@ -75,7 +123,8 @@ def audit_encoders(
         reference's stay: cross-examination.
     Differs from the source:
         Groups make that a question with candidates, which can be compared between encoders as
-        classes can, whatever the dimensions of their features.
+        classes can, whatever the dimensions of their features; the search on each encoder is its
+        own, without a term for the other.
     """
     divided = grouped(deliveries, images, groups=groups, seed=seed, device=device)
     return audit_models(

@@ -131,7 +131,8 @@ class Survey:
     candidates: Candidates
     """Those that were searched to the end."""
     margins: Float[Tensor, "models candidates"]
-    """Mean margin of the target on triggered held-out samples, in the model's mean clean margin."""
+    """Mean margin of the target on triggered held-out samples, in the model's mean clean margin; or
+    how alike its answers are, where that is the objective of the search."""
     asr: Float[Tensor, "models candidates"]
     typical: Bool[Tensor, " candidates"]
     """Candidates that show the noise: all, or those drawn at random where some were eliminated."""
@@ -264,10 +265,12 @@ def _measured(  # noqa: PLR0917
                 parameters,
                 noise=search.noise,
                 seed=child(seed, kind.name),
+                objective=search.objective,
                 most=most,
                 at_once=max(1, at_once // 3),
             )
-            kept = {"margins": margin / model.scale, "asr": asr}
+            scale = 1.0 if search.objective is Objective.ALIKE else model.scale
+            kept = {"margins": margin / scale, "asr": asr}
             store.save(f"{name}-{index}", kept)
         found.append(kept)
         done()
