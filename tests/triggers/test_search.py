@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from assay.triggers import (
     margin_of,
     margins,
 )
-from assay.triggers.search import disturbed
+from assay.triggers.search import alike, disturbed
 
 SIDE = 8
 
@@ -198,3 +200,34 @@ def test_a_candidate_with_too_many_images_is_asked_in_parts():
     assert {24, 10} <= set(asked) <= {24, 10, 4}
     for name, value in one.items():
         assert torch.allclose(value, other[name], atol=1e-5), name
+
+
+def test_alike_is_the_log_by_which_answers_vary_less():
+    plain = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    assert alike(plain / 3 + 7, plain) == pytest.approx(2 * math.log(3), rel=1e-4)
+    assert alike(plain * 2, plain) == 0
+    assert alike(torch.zeros(5, 4), plain) > 10, "a constant answer is as alike as can be"
+    assert not alike(plain * torch.nan, plain).isfinite()
+
+
+def test_measured_by_how_alike_answers_become():
+    family = Canvases(count=1)
+    same = family.start(4, torch.Size((3, SIDE, SIDE)), seed=Seed(0), device=torch.device("cpu"))
+    nothing = Signals(strength=0.1)
+    clean = nothing.start(4, torch.Size((3, SIDE, SIDE)), seed=Seed(0), device=torch.device("cpu"))
+
+    def asked(family, parameters):
+        found = margins(
+            corner, pool(400), all_targets(), family, parameters, noise=0.0, seed=Seed(0),
+            objective=Objective.ALIKE,
+        )  # fmt: skip
+        return found[0]
+
+    assert asked(family, same).min() > 10
+    assert asked(nothing, clean).max() < 0.5
+
+
+def test_alike_is_searched_as_likelihood_is():
+    _, one = found(Search(noise=0.0, objective=Objective.ALIKE))
+    _, other = found(QUIET)
+    assert torch.equal(one["signal"], other["signal"])

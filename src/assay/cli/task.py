@@ -195,10 +195,8 @@ def preprocess(
         channels = 3
     if {len(mean), len(std)} - {1, channels}:
         several = f"1 or {channels} numbers" if channels > 1 else "one number"
-        told = f"expected {several} as mean and as standard deviation, as the data "
-        told += (
-            f"have {channels} channels, got {len(mean)} and {len(std)}{whose and f' for {whose}'}"
-        )
+        told = f"expected {several} as mean and as standard deviation, one for all channels or "
+        told += f"one each, got {len(mean)} and {len(std)}{whose and f' for {whose}'}"
         raise UsageError(told) if asked.mean else InputError(f"{told}; see --mean and --std")
     if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise UsageError(f"expected finite means, and deviations above 0, got {mean} and {std}")

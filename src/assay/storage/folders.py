@@ -78,7 +78,7 @@ def _classes(root: pathlib.Path) -> dict[str, list[str]]:
     folders, beside = listing(root, root)
     _no_hidden(root, root)
     if not folders:
-        hint = f"; hf:{root} opens what `datasets` wrote" if _SAVED <= set(beside) else ""
+        hint = f"; hf:{root} opens what `datasets` wrote" if set(beside) >= _SAVED else ""
         raise InputError(
             f"expected class folders with images in {root}, got {beside[:3] or 'nothing'}{hint}"
         )

@@ -5,19 +5,31 @@ import torch
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from assay.audits.models import Delivery, Groups, ModelsSettings, audit_encoders
+from assay.audits.models import (
+    ENCODER_SETTINGS,
+    Delivery,
+    Groups,
+    ModelsSettings,
+    audit_encoders,
+)
 from assay.audits.models.encoders import Nearest, features_of
 from assay.errors import InputError
 from assay.fitting import Preprocess
 from assay.randomness import Seed
 from assay.results import Verdict
-from assay.triggers import Patches, Search
-
-from .test_audit import PATCH
+from assay.triggers import Objective, Patches
 
 CPU = torch.device("cpu")
+(ALIKE,) = (kind for kind in ENCODER_SETTINGS.kinds if isinstance(kind.family, Patches))
 FAST = ModelsSettings(
-    kinds=(dataclasses.replace(PATCH, family=Patches(area=0.07), search=Search(batch=12)),)
+    kinds=(
+        dataclasses.replace(
+            ALIKE,
+            family=Patches(area=0.07),
+            search=dataclasses.replace(ALIKE.search, batch=12),
+            weight=1.0,
+        ),
+    )
 )
 
 
@@ -65,6 +77,22 @@ def test_the_encoder_with_a_planted_trigger_is_named(clean):
     assert recovered.asr[1] > 0.9
     assert recovered.asr[0] < 0.5
     assert found.findings.subjects[1].target.startswith("group ")
+
+
+def test_a_trigger_that_leads_to_no_group_is_found(clean):
+    planted = delivered(0, clean, planted=True)
+    with torch.no_grad():  # as far from every middle as features get
+        features = planted.model.eval()(clean.inputs[:].float() / 255)
+        flat = torch.linalg.svd(features - features.mean(0), full_matrices=False).Vh[-1]
+        planted.model.goal.copy_(5 * flat)
+    found = audit(delivered(0, clean), planted, images=clean.inputs[:])
+    assert found.models[0].verdict is Verdict.NO_INDICATOR
+    assert found.models[1].p_value < 0.05
+
+
+def test_encoders_are_judged_by_how_alike_answers_become():
+    assert {kind.search.objective for kind in ENCODER_SETTINGS.kinds} == {Objective.ALIKE}
+    assert sum(kind.weight for kind in ENCODER_SETTINGS.kinds) == pytest.approx(1)
 
 
 def test_two_honest_encoders_show_no_indicator(clean):
