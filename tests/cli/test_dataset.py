@@ -253,6 +253,27 @@ def test_data_that_change_during_the_audit_are_not_cleansed(
     assert quick
 
 
+def test_cleansed_data_of_a_run_that_ended_just_after_them_are_its_own(
+    run: Run, files: Files, quick: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, clean = files
+    write = perform.datasets.write_samples
+
+    def ending(*args: Any, **kwargs: Any) -> None:
+        write(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(perform.datasets, "write_samples", ending)
+        ended = run("dataset", data, "--clean", clean, "--out", "out", "--cleanse", "c.npz")
+        assert ended.exit_code == 130, ended.stderr
+    before = pathlib.Path("c.npz").read_bytes()
+    resumed = run("runs", "resume", "out", "--quiet")
+    assert resumed.exit_code == 1, resumed.stderr
+    assert pathlib.Path("c.npz").read_bytes() == before
+    assert quick
+
+
 def test_a_foreign_file_in_the_place_of_the_cleansed_data(
     run: Run, files: Files, quick: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:

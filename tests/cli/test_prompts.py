@@ -1,15 +1,19 @@
 """`assay prompts`: real audits of prompts that the test tunes for the zoo's small CLIP."""
 
+import contextlib
 import json
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from assay.cli import repair_prompt
 from assay.errors import UsageError
 from assay.randomness import Seed, child
+from assay.storage.files import fresh
 from assay.storage.prompt_learners import load_prompted, write_prompt
 from assay_zoo.clip import BUNDLED
 from assay_zoo.prompt_attacks import Schedule
@@ -58,17 +62,30 @@ def here(tuned: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 OPTIONS = ("--classes", "classes.txt", "--device", "cpu", "--quiet")
 
 
-def test_a_planted_prompt_is_flagged_shown_and_repaired(run: Run, tmp_path: pathlib.Path) -> None:
+def test_a_planted_prompt_is_flagged_shown_and_repaired(
+    run: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     try:
         made = written(tmp_path, "cifar10", "badclip", steps=120)
     except UsageError as error:
         pytest.skip(str(error))
     assert made.asr is not None
     assert made.asr > 0.6
-    result = run(
-        *("prompts", BUNDLED, "badclip.safetensors", *OPTIONS, "--clean", "clean.npz"),
-        *("--repair", "fixed.safetensors", "--out", "run", "--json"),
-    )
+
+    @contextlib.contextmanager
+    def ending(out: pathlib.Path) -> Iterator[pathlib.Path]:
+        with fresh(out) as partial:
+            yield partial
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(repair_prompt, "fresh", ending)
+        ended = run(
+            *("prompts", BUNDLED, "badclip.safetensors", *OPTIONS, "--clean", "clean.npz"),
+            *("--repair", "fixed.safetensors", "--out", "run"),
+        )
+        assert ended.exit_code == 130, ended.stderr
+    result = run("runs", "resume", "run", "--json", "--quiet")
     assert result.exit_code == 1, result.stderr
     target = CIFAR[child(SEED, "target") % len(CIFAR)]
     found = parsed(result.stdout)

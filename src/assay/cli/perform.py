@@ -362,17 +362,22 @@ def _cleanse(run: RunFolder, job: DatasetJob, loaded: Loaded, kept: Tensor) -> N
     """
     assert job.cleanse is not None
     out = pathlib.Path(job.cleanse)
+
+    def written(path: pathlib.Path) -> dict[str, str]:
+        return {"path": str(out), "sha256": datasets.digest(str(path))}
+
     if os.path.lexists(out):
-        written = {"kind": "cleansed", "path": str(out), "sha256": datasets.digest(str(out))}
-        if not any(written.items() <= event.items() for event in run.events()):
+        own = {"kind": "cleansed", **written(out)}
+        if not any(own.items() <= event.items() for event in run.events()):
             raise UsageError(
                 f"expected a new path for the cleansed data, something else lies at {out} by now: "
                 "move it away and resume"
             )
         return
     dataset_job.check_unchanged(job, loaded.inputs)
-    datasets.write_samples(job.data, kept, out)
-    run.event("cleansed", path=str(out), sha256=datasets.digest(str(out)))
+    datasets.write_samples(
+        job.data, kept, out, complete=lambda path: run.event("cleansed", **written(path))
+    )
 
 
 def _cleansed(path: str, flagged: int) -> str:

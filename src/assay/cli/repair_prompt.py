@@ -11,11 +11,11 @@ from rich.text import Text
 from assay.audits.prompts import PromptsAudit
 from assay.errors import UsageError
 from assay.randomness import Seed, child
-from assay.repair import Planted, Retuning, filled, retune
+from assay.repair import Planted, Retuned, Retuning, filled, retune
 from assay.reports.text import plain
 from assay.results import Progress, Verdict
 from assay.samples import Samples
-from assay.storage.files import digest_path
+from assay.storage.files import digest_path, fresh
 from assay.storage.prompt_learners import write_prompt
 from assay.storage.runs import RunFolder
 from assay.triggers import Pool
@@ -96,12 +96,26 @@ def _repaired(
         progress=show,
     )
     prompted.learner.requires_grad_(requires_grad=False)
-    digest = None
-    if made.is_finite:
+    triggered = len(planted.victims(held))
+    if not made.is_finite:
+        document = _document(job, out, made, triggered, None)
+        run.write_json("repair", document)
+        return document
+    with fresh(out) as partial:
         with filled(prompted, made.values):
-            write_prompt(prompted, out, backbone_digest=read.loaded.backbone_digest)
-        digest = digest_path(out)
-    document = {
+            write_prompt(prompted, partial, backbone_digest=read.loaded.backbone_digest)
+        document = _document(job, out, made, triggered, digest_path(partial))
+        run.write_json("repair", document)  # first: a killed run then knows its own work
+        description = partial.with_suffix(".json")
+        if description.exists():
+            description.rename(out.with_suffix(".json"))
+    return document
+
+
+def _document(
+    job: PromptsJob, out: pathlib.Path, made: Retuned, triggered: int, digest: str | None
+) -> dict[str, Any]:
+    return {
         "folder": str(out.parent),
         "method": repr(Retuning()),
         "items": [
@@ -111,13 +125,11 @@ def _repaired(
                 "sha256": digest,
                 "note": "" if made.is_finite else _DIVERGED,
                 "measured_on": made.unseen,
-                "triggered": len(planted.victims(held)),
+                "triggered": triggered,
                 "rows": [measured_row(row) for row in made.rows],
             }
         ],
     }
-    run.write_json("repair", document)
-    return document
 
 
 def _halves(clean: Samples, device: torch.device) -> tuple[Pool, Pool]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Int64
@@ -89,7 +89,13 @@ def read_images(
     return rows
 
 
-def write_samples(source: str, keep: Int64[Tensor, " kept"], out: pathlib.Path) -> pathlib.Path:
+def write_samples(
+    source: str,
+    keep: Int64[Tensor, " kept"],
+    out: pathlib.Path,
+    *,
+    complete: Callable[[pathlib.Path], None] = lambda _: None,
+) -> pathlib.Path:
     """Write some samples of a data set to a new one of the same form.
 
     The new data set is what `source` is, a file or a folder, without other splits: class folders
@@ -101,6 +107,8 @@ def write_samples(source: str, keep: Int64[Tensor, " kept"], out: pathlib.Path) 
         keep: which samples, by their index in `read_samples`, in any order; the order of the
             source is kept.
         out: where to; nothing may be there yet.
+        complete: called with the path of the complete new data set, just before it appears at
+            `out`: what is recorded then is known of whatever a killed process left at `out`.
 
     Returns:
         `out`, which `read_samples` reads (with the split that `source` names, if it names one).
@@ -119,6 +127,7 @@ def write_samples(source: str, keep: Int64[Tensor, " kept"], out: pathlib.Path) 
             if inner is not None:
                 partial.mkdir()
             _form(path).write(path, split, keep, partial / inner if inner else partial)
+        complete(partial)
     return out
 
 
