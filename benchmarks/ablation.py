@@ -153,45 +153,6 @@ def _evidence(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def success(results: Sequence[Mapping[str, Any]], *, chosen_on: Sequence[int]) -> list[str]:
-    """Judge encoders by how well the recovered trigger works, beyond the other encoder.
-
-    The threshold lies halfway between the highest honest gap and the lowest poisoned one, on pairs
-    of some seeds; it is reported on the others.
-
-    Args:
-        results: of pairs of a poisoned and an honest encoder; a name ends in its seed.
-        chosen_on: seeds of the poisoned encoders that the threshold is chosen on.
-    """
-    gaps: dict[tuple[bool, bool], list[tuple[float, bool]]] = {}
-    for result in results:
-        seed = int(result["models"][0]["name"].rpartition("-")[2])
-        for model in (one for one in result["models"] if one["asr"] is not None):
-            place = (seed in chosen_on, model["poisoned"])
-            gap = model["asr"] - model["asr_other"]
-            gaps.setdefault(place, []).append((gap, model["verdict"] == "flagged"))
-    if len(gaps) < 4:
-        return []
-    threshold = (max(gaps[True, False])[0] + min(gaps[True, True])[0]) / 2
-    lines = [
-        "Judged instead by the success of the recovered trigger, less that on the other encoder: "
-        f"threshold {threshold:.2f}, halfway between honest and poisoned encoders of the seeds "
-        f"{', '.join(map(str, chosen_on))}. No verdict rests on it: it was chosen on one "
-        "architecture and one data set, and no false alarm rate follows.",
-        "",
-        "| Encoders | Flagged by the audit | Above the threshold |",
-        "|---|---|---|",
-    ]
-    for (is_chosen, is_poisoned), found in sorted(gaps.items(), reverse=True):
-        name = "poisoned" if is_poisoned else "honest"
-        name += ", chosen on" if is_chosen else ", held out"
-        lines.append(
-            f"| {name} | {sum(flagged for _, flagged in found)} of {len(found)} | "
-            f"{sum(gap > threshold for gap, _ in found)} of {len(found)} |"
-        )
-    return [*lines, ""]
-
-
 EVIDENCE = {
     "asr": "its success",
     "asr_gap": "its success, less that on the other model",

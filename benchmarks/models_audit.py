@@ -47,6 +47,10 @@ TUNED = {
     "in the training sets of the models. The grid of `unlabelled-grid` was made as strong as its "
     "learner needs here, without looking at the audit",
 }
+TUNED["encoders"] = (
+    "What encoders are judged by, and the spreads, were chosen on the poisoned encoders of seeds 0 "
+    "and 1 and the honest ones of seeds 0 to 2; poisoned ones of seeds 2 and 3 are held out"
+)
 TUNED |= {
     f"language, {task}": "Another base and other seeds than the settings were chosen on; tasks, "
     "phrases and responses are the same"
@@ -327,9 +331,9 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "model**: it alone is flagged. **Right target**: and the trigger that was recovered leads "
         "to the attacker's class. ASR of the recovered trigger: on the model, on the other one, "
         "and on the model after fine-tuning on clean samples. In per cent. Honest models stand in "
-        "several pairs, so intervals are narrower than they should be. In `encoders` the kinds' "
-        "spreads are those of classifiers; true ASR is how often the nearest neighbours of a "
-        "triggered test image, of another class, vote for the class that the attacker wants.",
+        "several pairs, so intervals are narrower than they should be. In `encoders` true ASR is "
+        "how often the nearest neighbours of a triggered test image, of another class, vote for "
+        "the class that the attacker wants.",
         "",
     ]
     for data in sorted({cell["recipe"]["data"] for cell in cells}):
@@ -376,10 +380,7 @@ def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"- Pairs that share one backdoor, flagged all the same: {_share(found, len(shared))}."
         )
-    lines += [*_ranked(mixed, honest), *_quality(results), ""]
-    if data == "encoders":
-        lines += ablation.success(mixed, chosen_on=(0, 1))
-    return lines
+    return [*lines, *_ranked(mixed, honest), *_quality(results), ""]
 
 
 def _ranked(mixed: Sequence[Mapping[str, Any]], honest: Sequence[Mapping[str, Any]]) -> list[str]:

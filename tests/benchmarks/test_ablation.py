@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ablation import ALPHA, VARIANTS, p_values, section, success
+from ablation import ALPHA, VARIANTS, p_values, section
 from assay.audits.models import KINDS
 from assay.audits.models.survey import Survey
 from assay.triggers import ANY, Candidates, Canvases, Patches, Signals, Warps
@@ -88,27 +88,3 @@ def test_the_table_counts_what_is_stored() -> None:
     assert "without patches" not in text, "it was not measured"
     assert "| its success, less that on the other model | 1.000 |" in text
     assert "at the last depth | — |" in text
-
-
-def pair(seed: int, gap: float, honest_gap: float) -> dict[str, object]:
-    def model(name: str, asr: float, *, poisoned: bool) -> dict[str, object]:
-        return {
-            "name": name,
-            "poisoned": poisoned,
-            "asr": asr + 0.05,
-            "asr_other": 0.05,
-            "verdict": "no_indicator",
-        }
-
-    first = model(f"patch-{seed}", gap, poisoned=True)
-    return {"models": [first, model(f"honest-{seed + 1}", honest_gap, poisoned=False)]}
-
-
-def test_a_threshold_on_success_is_reported_on_other_seeds_than_it_is_chosen_on() -> None:
-    results = [pair(0, 0.9, 0.2), pair(1, 0.8, 0.4), pair(2, 0.95, 0.1), pair(3, 0.5, 0.7)]
-    text = "\n".join(success(results, chosen_on=(0, 1)))
-    assert "threshold 0.60" in text
-    assert "| poisoned, held out | 0 of 2 | 1 of 2 |" in text
-    assert "| honest, held out | 0 of 2 | 1 of 2 |" in text
-    assert "| poisoned, chosen on | 0 of 2 | 2 of 2 |" in text
-    assert not success(results[:2], chosen_on=(0, 1)), "nothing is held out"
