@@ -36,6 +36,8 @@ from dataset_audit import shard
 
 RESULTS = grid.HERE / "results" / "models-audit"
 VERSION = 1
+JUDGED = 2
+"""To be raised when the audit judges what it finds in another way."""
 SIZES = {"cifar10": (12_000, 2_000, 1_000), "digits": (1_000, 500, 297)}
 """Training, trusted and test images."""
 PLANTED = ("patch", "blend")
@@ -83,7 +85,7 @@ def _group(asked: argparse.Namespace, first: str, second: str) -> grid.Group:
             "honest": repr(SimClr()),
             "planted": _how(data, kind),
             "method": f"{groups!r} {settings!r}",
-            "version": VERSION,
+            "version": JUDGED,
         },
         measure=lambda: _measure(asked.device, data, first, second, settings, groups),
     )

@@ -62,8 +62,8 @@ class Objective(enum.StrEnum):
     MARGIN = "margin"
     """The target's logit over the highest other one: it has no ceiling."""
     ALIKE = "alike"
-    """Searched as `LIKELIHOOD`, and measured by how alike the answers to different images become,
-    not by margins."""
+    """Searched as `LIKELIHOOD`, and measured by how alike the answers to different images become
+    as they go to the target, not by margins."""
 
 
 @record
@@ -222,9 +222,9 @@ def margins(
     """Measure candidates under noise, on at most so many images each, `at_once` in a pass.
 
     Returns:
-        The mean margin of the target's logit over the highest other one, or as `alike` says where
-        that is the objective; and the share of images on which the target's logit is the highest,
-        the attack success rate.
+        The mean margin of the target's logit over the highest other one, or, where the objective
+        is to make answers alike, `alike` times the attack success rate; and that rate, the share
+        of images on which the target's logit is the highest.
     """
 
     def ask(images: Tensor) -> Tensor:
@@ -243,8 +243,9 @@ def margins(
             stamped = disturbed(family.stamp(own, images[None]), noise, random)[0]
             said = ask(stamped)
             margin = margin_of(said, target)
-            measured = margin.mean() if plain is None else alike(said, plain)
-            found.append((measured, (margin > 0).float().mean()))
+            asr = (margin > 0).float().mean()
+            # where a search for one target ends in another, answers are alike and it failed
+            found.append((margin.mean() if plain is None else asr * alike(said, plain), asr))
     return torch.stack([f[0] for f in found]).cpu(), torch.stack([f[1] for f in found]).cpu()
 
 

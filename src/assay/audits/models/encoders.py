@@ -16,6 +16,7 @@ from assay.samples import Rows, Samples
 from assay.triggers import Objective, Patches, Search, Signals, Warps
 
 from .audit import ModelsSettings, audit_models
+from .decision import Decision
 from .found import Delivery, ModelsAudit
 from .respond import named
 from .survey import Kind
@@ -29,44 +30,46 @@ ENCODER_KINDS = (
         family=Signals(strength=0.036),
         search=_ALIKE,
         by_source=False,
-        between=0.1,
-        within=0.25,
+        between=0.15,
+        within=0.3,
         weight=0.25,
     ),
     Kind(
         family=Signals(strength=0.1, knots=12),
         search=_ALIKE,
         by_source=False,
-        between=0.12,
-        within=0.25,
+        between=0.2,
+        within=0.4,
         weight=0.25,
     ),
     Kind(
         family=Patches(area=0.012),
         search=_ALIKE,
         by_source=False,
-        between=0.05,
-        within=0.08,
+        between=0.3,
+        within=0.5,
         weight=0.25,
     ),
     Kind(
         family=Warps(strength=0.06),
         search=Search(noise=0.0, objective=Objective.ALIKE),
         by_source=False,
-        between=0.055,
-        within=0.12,
+        between=0.08,
+        within=0.15,
         weight=0.25,
     ),
 )
 """What is searched on encoders: a trigger that was planted makes whatever an encoder sees look
-alike, also where the attacker's reference lies between groups. Spreads as three honest pairs of
-SimCLR encoders of CIFAR-10 show them (seeds 0 to 2). With seeds 0 and 1 of BadEncoder, a patch and
-a blend, the logarithm by which patches make triggered images alike was 1.0 to 3.7, and at most 0.23
-on honest encoders; of margins to groups, 2 of the 4 lay within what honest encoders differ by."""
+alike, also where the attacker's reference lies between groups. Spreads are about twice those of
+honest SimCLR encoders of CIFAR-10 (four) and digits (three), and the larger of both: planted
+triggers exceed them by far (`benchmarks/encoders_audit.py`). Of 11 BadEncoder models there all had
+a p-value of 0.0004 or less, and the 29 honest ones beside them and beside each other of 0.16 or
+more. With margins to groups in their place 2 of 8 were found."""
 
-
-ENCODER_SETTINGS = ModelsSettings(kinds=ENCODER_KINDS)
-"""How encoders are audited; what the benchmarks measure."""
+ENCODER_SETTINGS = ModelsSettings(kinds=ENCODER_KINDS, decision=Decision(narrowest=1.0))
+"""How encoders are audited; what the benchmarks measure. Most candidates of an honest encoder fail
+and are near 0, and few succeed: the deviation of most says too little, so it may widen the usual
+spread, and not narrow it."""
 
 
 @record

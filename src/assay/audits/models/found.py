@@ -36,7 +36,8 @@ class Question:
     margin: float
     """Mean margin of the target's logit over the highest other one, on triggered held-out samples,
     in units of the model's own mean margin on clean ones. Of encoders: how much less triggered
-    samples differ in what the model sees than clean ones do (`assay.triggers.search.alike`)."""
+    samples differ in what the model sees than clean ones do (`assay.triggers.search.alike`), times
+    `asr`."""
     asr: float
     """Share of those samples that go to the target, in [0, 1]."""
     reference_margin: float
