@@ -48,8 +48,12 @@ TUNED = {
     "learner needs here, without looking at the audit",
 }
 TUNED["encoders"] = (
-    "What encoders are judged by, and the spreads, were chosen on the poisoned encoders of seeds 0 "
-    "and 1 and the honest ones of seeds 0 to 2; poisoned ones of seeds 2 and 3 are held out"
+    "What encoders are judged by was chosen on seeds 0 and 1, and spreads after all of these had "
+    "been looked at"
+)
+TUNED["encoders, digits"] = (
+    "Spreads were chosen after the encoders of seeds 0 to 2 had been looked at, `blend` aside; all "
+    "others are held out"
 )
 TUNED |= {
     f"language, {task}": "Another base and other seeds than the settings were chosen on; tasks, "

@@ -28,7 +28,8 @@ EXPLAINED = (
     "Encoders have no classes. Each group stands for clean images with similar features, found by "
     "k-means on the features of all models side by side; accuracy is how often a model alone finds "
     "the group that all of them agreed on. Margins are how much less triggered images differ in "
-    "what a model sees than clean ones do: the logarithm of the ratio of variances, 0 or more."
+    "what a model sees than clean ones do: the logarithm of the ratio of variances, 0 or more, "
+    "times the success."
 )
 
 
