@@ -49,7 +49,7 @@ TUNED = {
 }
 TUNED["encoders"] = (
     "What encoders are judged by was chosen on seeds 0 and 1, and spreads after all of these had "
-    "been looked at"
+    "been looked at, but for the pairs with `honest-4`, which are held out"
 )
 TUNED["encoders, digits"] = (
     "Spreads were chosen after the encoders of seeds 0 to 2 had been looked at, `blend` aside; all "
