@@ -29,7 +29,8 @@ EXPLAINED = (
     "k-means on the features of all models side by side; accuracy is how often a model alone finds "
     "the group that all of them agreed on. Margins are how much less triggered images differ in "
     "what a model sees than clean ones do: the logarithm of the ratio of variances, 0 or more, "
-    "times the success."
+    "times the success. The search sets out for each group: a planted trigger that leads to none "
+    "of them, and that no search meets on its way, is not seen."
 )
 
 

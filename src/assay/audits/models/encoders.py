@@ -61,10 +61,10 @@ ENCODER_KINDS = (
 )
 """What is searched on encoders: a trigger that was planted makes whatever an encoder sees look
 alike, also where the attacker's reference lies between groups. Spreads are about twice those of
-honest SimCLR encoders of CIFAR-10 (four) and digits (three), and the larger of both: planted
-triggers exceed them by far (`benchmarks/encoders_audit.py`). Of 11 BadEncoder models there all had
-a p-value of 0.0004 or less, and the 29 honest ones beside them and beside each other of 0.16 or
-more. With margins to groups in their place 2 of 8 were found."""
+honest SimCLR encoders of CIFAR-10 (four) and digits (three), and the larger of both: most planted
+triggers exceed them by far. `benchmarks/encoders_audit.py` measures that, and MODELS.md names the
+pairs that were held out: BadEncoder's were flagged in 24 of 25 pairs, honest ones in none of 55.
+With margins to groups in their place 2 of 8 were found."""
 
 ENCODER_SETTINGS = ModelsSettings(kinds=ENCODER_KINDS, decision=Decision(narrowest=1.0))
 """How encoders are audited; what the benchmarks measure. Most candidates of an honest encoder fail
