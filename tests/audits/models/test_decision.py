@@ -1,21 +1,23 @@
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
 from scipy.stats import t as student
 
-from assay.audits.models import KINDS, Decision
+from assay.audits.models import KINDS, Decision, Kind
 from assay.audits.models.survey import Elimination, Survey, _kept, candidates, reference
 from assay.randomness import Seed
 from assay.triggers import ANY, Candidates, Pool
 
-KIND = KINDS[0]
+KIND = next(kind for kind in KINDS if kind.freedom >= 10 and not kind.by_source)
+WHOLE = [kind for kind in KINDS if not kind.by_source]
 
 
-def surveyed(margins: torch.Tensor, *, asked: int | None = None) -> Survey:
+def surveyed(margins: torch.Tensor, *, asked: int | None = None, kind: Kind = KIND) -> Survey:
     count = margins.shape[1]
     return Survey(
-        kind=KIND,
+        kind=kind,
         asked=asked or count,
         candidates=Candidates(sources=torch.full((count,), ANY), targets=torch.arange(count)),
         margins=margins,
@@ -90,7 +92,7 @@ def test_the_weights_of_the_kinds_share_one_budget():
 
 
 def test_honest_models_are_rarely_flagged():
-    level = 0.05 * KIND.weight * (1 - Decision().alone_share)
+    level = 0.05 * KIND.weight * (1 - Decision().alone_share) * (1 - Decision().together_share)
     alarms = sum(p_value(honest(seed)) <= 0.05 for seed in range(400))
     assert alarms <= 400 * level + 3 * (400 * level) ** 0.5
 
@@ -130,7 +132,7 @@ def test_at_the_threshold_the_corrected_p_value_is_alpha_over_the_models(models)
     threshold = decision.threshold(0.05, found, models=models)
     standing = decision.against_others(found, 0)
     shift = threshold / standing.excess.max()
-    p_values = torch.from_numpy(student.sf((standing.excess * shift).double(), df=decision.freedom))
+    p_values = torch.from_numpy(student.sf((standing.excess * shift).double(), df=KIND.freedom))
     at = dataclasses.replace(standing, p_values=p_values)
     assert decision.corrected(at, found, alone=False) == pytest.approx(0.05 / models, rel=1e-3)
 
@@ -185,3 +187,108 @@ def test_sources_have_enough_images_in_both_halves():
     assert set(found.sources.tolist()) == {0, 1}
     assert (found.sources != found.targets).all()
     assert len(found) == 4
+
+
+def in_all_kinds(seed: int, *, count: int = 10) -> list[Survey]:
+    """What every kind finds on two honest models, each with the tail that it has."""
+    surveys = []
+    for place, kind in enumerate(WHOLE):
+        random = torch.Generator().manual_seed(100 * seed + place)
+        uniform = torch.rand(2, count, generator=random, dtype=torch.float64)
+        chance = torch.from_numpy(student.ppf(uniform, df=kind.freedom)).float()
+        ease = torch.randn(count, generator=random) * kind.within
+        margins = ease + chance * kind.between / 2**0.5
+        surveys.append(surveyed(margins, kind=kind))
+    return surveys
+
+
+def together(surveys: list[Survey], model: int = 0) -> float:
+    decision = Decision()
+    found = decision.together(surveys, model, decision.width(surveys, model))
+    assert found is not None
+    return decision.corrected_together(found.standing, surveys[0].asked)
+
+
+def planted(surveys: list[Survey], kinds: Sequence[int], spreads: float) -> list[Survey]:
+    """Let a class of the first model stand out in some kinds, by so many of their spreads."""
+    moved = []
+    for place, found in enumerate(surveys):
+        margins = found.margins.clone()
+        margins[0, 6] += spreads * found.kind.between * (place in kinds)
+        moved.append(dataclasses.replace(found, margins=margins))
+    return moved
+
+
+def test_honest_models_are_rarely_flagged_by_all_kinds_together():
+    alarms = sum(together(in_all_kinds(seed)) <= 0.05 for seed in range(400))
+    level = 0.05 * (1 - Decision().alone_share) * Decision().together_share
+    assert alarms <= 400 * level + 3 * (400 * level) ** 0.5
+
+
+def test_a_class_that_stands_out_a_little_in_every_kind_is_seen_together():
+    surveys = planted(in_all_kinds(1), range(len(WHOLE)), 4)
+    decision = Decision()
+    width = decision.width(surveys, 0)
+    each = [
+        decision.corrected(decision.against_others(found, 0, width), found, alone=False)
+        for found in surveys
+    ]
+    found = decision.together(surveys, 0, width)
+    assert together(surveys) < 0.01 < min(each)
+    assert found is not None
+    assert found.targets[found.standing.p_values.argmin()] == 6
+
+
+def test_a_class_that_stands_out_in_one_kind_alone_is_not_flagged_by_all_together():
+    surveys = planted(in_all_kinds(1), [0], 6)
+    decision = Decision()
+    found, width = surveys[0], decision.width(surveys, 0)
+    excess = decision.against_others(found, 0, width).excess
+    assert excess[6] > 3
+    assert together(surveys) > 0.05
+
+
+def test_kinds_with_a_heavy_honest_tail_need_more_excess():
+    heavy, light = (
+        dataclasses.replace(surveyed(honest(0)), kind=dataclasses.replace(KIND, freedom=freedom))
+        for freedom in (3.0, 15.0)
+    )
+    thresholds = [Decision().threshold(0.05, found, models=2) for found in (heavy, light)]
+    assert thresholds[0] > 2 * thresholds[1]
+
+
+def test_at_their_threshold_all_kinds_together_have_alpha_over_the_models():
+    surveys, decision = in_all_kinds(2), Decision()
+    found = decision.together(surveys, 0)
+    assert found is not None
+    threshold = decision.threshold_together(0.05, 10, models=2)
+    p_values = torch.from_numpy(student.sf([threshold] * 10, df=decision.together_freedom))
+    at = dataclasses.replace(found.standing, p_values=p_values)
+    assert decision.corrected_together(at, 10) == pytest.approx(0.025, rel=1e-3)
+
+
+def test_kinds_are_taken_together_where_all_of_them_searched_a_target():
+    surveys = planted(in_all_kinds(3, count=60), range(len(WHOLE)), 5)
+    rows = [torch.arange(60)[torch.arange(60) != place] for place in range(len(WHOLE))]
+    some = [
+        dataclasses.replace(
+            found,
+            asked=1000,
+            candidates=found.candidates.subset(kept),
+            margins=found.margins[:, kept],
+            asr=found.asr[:, kept],
+            typical=kept >= 20,
+        )
+        for found, kept in zip(surveys, rows, strict=True)
+    ]
+    found = Decision().together(some, 0)
+    assert found is not None
+    assert found.targets.tolist() == list(range(len(WHOLE), 60))
+    assert found.targets[found.standing.excess.argmax()] == 6
+    for place, target in zip(found.strongest, found.targets.tolist(), strict=True):
+        assert some[place[0]].candidates.targets[place[1]] == target
+
+
+def test_one_kind_is_not_taken_together():
+    assert Decision().together([surveyed(honest(0))], 0) is None
+    assert Decision(together_share=0.0).together(in_all_kinds(0), 0) is None

@@ -14,7 +14,7 @@ from assay.samples import Samples
 from assay.triggers import ANY, Pool
 
 from .conclusion import adjusted, findings, with_verdicts
-from .decision import Decision, Standing
+from .decision import Decision, Standing, Together
 from .found import Delivery, ModelResult, ModelsAudit, Question, Recovered
 from .halves import halves
 from .preflight import Preflight, accuracies
@@ -39,6 +39,10 @@ NOT_EXAMINED = (
     "Models that notice the search, such as by the noise in its images, and behave differently.",
     "Harm other than backdoors with a target class.",
 )
+
+
+TOGETHER = "all kinds together"
+"""In place of a family, where a question takes the kinds together."""
 
 
 @record
@@ -213,7 +217,7 @@ def _judge(  # noqa: PLR0917
     alpha: float,
     everyone: Sequence[Examined],
 ) -> _Judged:
-    questions: list[Question] = []
+    asked: dict[tuple[int, int], Question] = {}
     smallest: dict[bool, tuple[float, tuple[int, int]]] = {}
     width = decision.width(surveys, model)
     for number, found in enumerate(surveys):
@@ -227,7 +231,17 @@ def _judge(  # noqa: PLR0917
             smallest[alone] = min(smallest.get(alone, top), top)
         threshold = decision.threshold(alpha, found, models=len(everyone))
         name = fit[model].delivery.name
-        questions += _questions(name, found, model, standings[False], standings[True], threshold)
+        of_kind = _questions(name, found, model, standings[False], standings[True], threshold)
+        asked |= {(number, row): question for row, question in enumerate(of_kind)}
+    questions = list(asked.values())
+    joint = decision.together(surveys, model, width)
+    if joint is not None:
+        most = max(found.asked for found in surveys if not found.kind.by_source)
+        p_value = decision.corrected_together(joint.standing, most)
+        top = (p_value, joint.strongest[int(joint.standing.p_values.argmin())])
+        smallest[False] = min(smallest[False], top)
+        threshold = decision.threshold_together(alpha, most, models=len(everyone))
+        questions += _together([asked[place] for place in joint.strongest], joint, threshold)
     p_value, top_question = min(smallest.values())
     return _Judged(
         p_value=p_value, alone=smallest[True][0], questions=tuple(questions), top=top_question
@@ -256,6 +270,23 @@ def _questions(  # noqa: PLR0917
         for row, (source, target) in enumerate(
             zip(found.candidates.sources.tolist(), found.candidates.targets.tolist(), strict=True)
         )
+    ]
+
+
+def _together(strongest: Sequence[Question], joint: Together, threshold: float) -> list[Question]:
+    """Show what all kinds say of a target on the trigger of the one that says most."""
+    excess, p_values = joint.standing.excess.tolist(), joint.standing.p_values.tolist()
+    return [
+        dataclasses.replace(
+            question,
+            family=TOGETHER,
+            excess=excess[place],
+            threshold=threshold,
+            p_value=p_values[place],
+            alone=None,
+            alone_p_value=None,
+        )
+        for place, question in enumerate(strongest)
     ]
 
 

@@ -66,10 +66,12 @@ triggers exceed them by far. `benchmarks/encoders_audit.py` measures that, and M
 pairs that were held out: BadEncoder's were flagged in 24 of 25 pairs, honest ones in none of 55.
 With margins to groups in their place 2 of 8 were found."""
 
-ENCODER_SETTINGS = ModelsSettings(kinds=ENCODER_KINDS, decision=Decision(narrowest=1.0))
+ENCODER_SETTINGS = ModelsSettings(
+    kinds=ENCODER_KINDS, decision=Decision(narrowest=1.0, together_share=0.0)
+)
 """How encoders are audited; what the benchmarks measure. Most candidates of an honest encoder fail
 and are near 0, and few succeed: the deviation of most says too little, so it may widen the usual
-spread, and not narrow it."""
+spread, and not narrow it. Kinds are not taken together: one by itself showed all that was found."""
 
 
 @record

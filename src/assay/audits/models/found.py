@@ -29,7 +29,8 @@ class Question:
 
     model: str
     family: str
-    """Kind of trigger and its budget."""
+    """Kind of trigger and its budget; or that all kinds are taken together, and then the margins
+    and `asr` are those of the kind with the largest excess."""
     source: int | None
     """Class of the images that it is put on; None for all but the target."""
     target: int
@@ -49,10 +50,10 @@ class Question:
     """The excess at which this question alone is significant after all corrections."""
     p_value: float
     """Of the excess, before any correction."""
-    alone: float
+    alone: float | None
     """The same without a reference: how far the margin exceeds those of the model's own other
-    candidates, in units of the noise within honest models."""
-    alone_p_value: float
+    candidates, in units of the noise within honest models. None where kinds are taken together."""
+    alone_p_value: float | None
 
 
 @record
