@@ -15,6 +15,7 @@ from assay.triggers import Canvases, Patches, Signals, Warps
 
 ALPHA = 0.05
 _NEARLY = 1e-9
+_FREEDOM = 10.0  # of all kinds, where none has a tail of its own
 
 Keep = Callable[[Kind], bool]
 
@@ -27,6 +28,8 @@ class Variant:
     """Kinds that are asked about; the others' shares of the error budget go to them."""
     decision: Decision = Decision()
     learns_width: bool = True
+    has_tails: bool = True
+    """Whether every kind has a tail of its own."""
     noise: bool = True
     """Whether triggers are searched under noise: without, on other searches."""
 
@@ -39,6 +42,9 @@ VARIANTS: dict[str, Variant] = {
     "everything": Variant(),
     "without the other models": Variant(decision=Decision(alone_share=1 - _NEARLY)),
     "without the evidence of a model alone": Variant(decision=Decision(alone_share=_NEARLY)),
+    "without all kinds together": Variant(decision=Decision(together_share=0.0)),
+    "without a tail for each kind": Variant(has_tails=False),
+    "without either": Variant(decision=Decision(together_share=0.0), has_tails=False),
     "without signals": Variant(keep=_without(Signals)),
     "without patches": Variant(keep=_without(Patches)),
     "without warps": Variant(keep=_without(Warps)),
@@ -58,11 +64,13 @@ def p_values(surveys: Sequence[Survey], variant: Variant) -> list[float]:
     """
     kept = [found for found in surveys if variant.keep(found.kind)]
     total = sum(found.kind.weight for found in kept)
+    tails = [found.kind.freedom if variant.has_tails else _FREEDOM for found in kept]
     weighed = [
         dataclasses.replace(
-            found, kind=dataclasses.replace(found.kind, weight=found.kind.weight / total)
+            found,
+            kind=dataclasses.replace(found.kind, weight=found.kind.weight / total, freedom=freedom),
         )
-        for found in kept
+        for found, freedom in zip(kept, tails, strict=True)
     ]
     smallest = [_smallest(weighed, model, variant) for model in range(len(surveys[0].margins))]
     return holm(torch.tensor(smallest).double()).tolist()
@@ -71,13 +79,18 @@ def p_values(surveys: Sequence[Survey], variant: Variant) -> list[float]:
 def _smallest(surveys: Sequence[Survey], model: int, variant: Variant) -> float:
     decision = variant.decision
     width = decision.width(surveys, model) if variant.learns_width else USUAL
+    joint = decision.together(surveys, model, width)
+    asked = max(found.asked for found in surveys if not found.kind.by_source)
     return min(
-        decision.corrected(standing, found, alone=alone)
-        for found in surveys
-        for alone, standing in (
-            (False, decision.against_others(found, model, width)),
-            (True, decision.alone(found, model, width)),
-        )
+        1.0 if joint is None else decision.corrected_together(joint.standing, asked),
+        *(
+            decision.corrected(standing, found, alone=alone)
+            for found in surveys
+            for alone, standing in (
+                (False, decision.against_others(found, model, width)),
+                (True, decision.alone(found, model, width)),
+            )
+        ),
     )
 
 

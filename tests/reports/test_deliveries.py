@@ -157,7 +157,7 @@ def test_what_a_reviewer_looks_for_is_there(make_models) -> None:
     for expected in (
         "Cross-examination of models: a, b",
         "models flagged 1 of 2",
-        "candidates searched 6",
+        "questions asked 6",
         "Backdoors that all deliveries share.",
         "b Flagged Accuracy on clean samples 91.4 % Adjusted p-value < 0.0001",
         "Without the other models 0.25",

@@ -161,9 +161,7 @@ def _tiles(source: Source, delivered: Deliveries) -> list[Tile]:
         )
     verdicts = [verdict for _, verdict, _ in source.cases()]
     if delivered.models:
-        tiles.append(
-            Tile(what="candidates searched", value=text.number(delivered.questions_in_all))
-        )
+        tiles.append(Tile(what="questions asked", value=text.number(delivered.questions_in_all)))
     what = "classes" if source.classes else "models" if delivered.models else "subjects"
     what = "prompts" if source.findings.audit == "prompts" else what
     tiles += [

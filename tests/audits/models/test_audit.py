@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from assay.audits.models import KINDS, Decision, ModelsSettings, audit_models
+from assay.audits.models.audit import TOGETHER
 from assay.audits.models.halves import halves
 from assay.audits.models.respond import examined, responder
 from assay.audits.models.survey import Elimination, survey
@@ -12,7 +13,7 @@ from assay.errors import InputError
 from assay.randomness import Seed
 from assay.results import Forgetful, Verdict
 from assay.samples import Samples
-from assay.triggers import Patches, Search
+from assay.triggers import Patches, Search, Signals
 
 CPU = torch.device("cpu")
 PATCH = next(kind for kind in KINDS if isinstance(kind.family, Patches) and not kind.by_source)
@@ -225,6 +226,24 @@ def test_where_whole_images_decide_a_trigger_of_another_kind_is_shown(make, clea
     assert (top.model, top.target) == ("poisoned 1", 7)
     assert found.models[0].verdict is Verdict.FLAGGED
     assert found.models[0].recovered.family.startswith("patch")
+    assert found.models[0].recovered.target == 7
+
+
+def test_all_kinds_together_are_a_question_of_their_own(make, clean):
+    signal = next(kind for kind in KINDS if isinstance(kind.family, Signals))
+    settings = dataclasses.replace(FAST, kinds=(*FAST.kinds, signal))
+    found = audit(make(1, poison=60), make(0), clean=clean, settings=settings)
+    joint = [q for q in found.models[0].questions if q.family == TOGETHER]
+    each = [q for q in found.models[0].questions if q.family != TOGETHER]
+    assert [q.target for q in joint] == list(range(10))
+    assert len(each) == 2 * 10
+    top = min(joint, key=lambda q: q.p_value)
+    assert top.target == 7
+    assert top.excess > top.threshold
+    assert top.alone is None
+    assert top.alone_p_value is None
+    assert (top.margin, top.asr) in [(q.margin, q.asr) for q in each if q.target == 7]
+    assert found.models[0].verdict is Verdict.FLAGGED
     assert found.models[0].recovered.target == 7
 
 
