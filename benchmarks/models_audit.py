@@ -39,11 +39,13 @@ VERSION = 2
 """To be raised when the code of the audit changes what it measures."""
 
 TUNED = {
-    "cifar10": "The audit's constants were chosen on these models",
-    "fashion-mnist": "The kinds, the noise and the spreads were chosen on these models too; they "
-    "had been held out before, and 2 of 8 were found then",
+    "cifar10": "The audit's constants were chosen on these models; how kinds are taken together, "
+    "and their tails, on these very trainings of them. Models of seed 1 are held out",
+    "fashion-mnist": "The kinds, the noise and the spreads were chosen on these models too, the "
+    "tails on the honest ones",
     "digits": "Held out, but for the least size of a patch, four pixels: it was set when the "
-    "one-pixel search missed BadNets here. From seed 1 on, about half of the clean samples stand "
+    "one-pixel search missed BadNets here. How kinds are taken together was not "
+    "looked at here. From seed 1 on, about half of the clean samples stand "
     "in the training sets of the models. The grid of `unlabelled-grid` was made as strong as its "
     "learner needs here, without looking at the audit",
 }
@@ -373,6 +375,8 @@ def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines.append(f"- Honest partners of poisoned models flagged: {_share(wrong, len(mixed))}.")
     false = sum(r["verdict"] == Verdict.FLAGGED.value for r in honest)
     lines.append(f"- Honest pairs flagged: {_share(false, len(honest))}.")
+    unsure = sum(r["verdict"] == Verdict.INCONCLUSIVE.value for r in honest)
+    lines.append(f"- Honest pairs not judged: {unsure} of {len(honest)}.")
     if matching:
         found = sum(_right_model(r) for r in matching)
         lines.append(
