@@ -80,9 +80,8 @@ def _smallest(surveys: Sequence[Survey], model: int, variant: Variant) -> float:
     decision = variant.decision
     width = decision.width(surveys, model) if variant.learns_width else USUAL
     joint = decision.together(surveys, model, width)
-    asked = max(found.asked for found in surveys if not found.kind.by_source)
     return min(
-        1.0 if joint is None else decision.corrected_together(joint.standing, asked),
+        1.0 if joint is None else decision.corrected_together(joint),
         *(
             decision.corrected(standing, found, alone=alone)
             for found in surveys

@@ -206,7 +206,7 @@ def together(surveys: list[Survey], model: int = 0) -> float:
     decision = Decision()
     found = decision.together(surveys, model, decision.width(surveys, model))
     assert found is not None
-    return decision.corrected_together(found.standing, surveys[0].asked)
+    return decision.corrected_together(found)
 
 
 def planted(surveys: list[Survey], kinds: Sequence[int], spreads: float) -> list[Survey]:
@@ -261,10 +261,10 @@ def test_at_their_threshold_all_kinds_together_have_alpha_over_the_models():
     surveys, decision = in_all_kinds(2), Decision()
     found = decision.together(surveys, 0)
     assert found is not None
-    threshold = decision.threshold_together(0.05, 10, models=2)
+    threshold = decision.threshold_together(0.05, found, models=2)
     p_values = torch.from_numpy(student.sf([threshold] * 10, df=decision.together_freedom))
-    at = dataclasses.replace(found.standing, p_values=p_values)
-    assert decision.corrected_together(at, 10) == pytest.approx(0.025, rel=1e-3)
+    at = dataclasses.replace(found, standing=dataclasses.replace(found.standing, p_values=p_values))
+    assert decision.corrected_together(at) == pytest.approx(0.025, rel=1e-3)
 
 
 def test_kinds_are_taken_together_where_all_of_them_searched_a_target():
@@ -283,6 +283,7 @@ def test_kinds_are_taken_together_where_all_of_them_searched_a_target():
     ]
     found = Decision().together(some, 0)
     assert found is not None
+    assert found.asked == 1000
     assert found.targets.tolist() == list(range(len(WHOLE), 60))
     assert found.targets[found.standing.excess.argmax()] == 6
     for place, target in zip(found.strongest, found.targets.tolist(), strict=True):

@@ -236,11 +236,10 @@ def _judge(  # noqa: PLR0917
     questions = list(asked.values())
     joint = decision.together(surveys, model, width)
     if joint is not None:
-        most = max(found.asked for found in surveys if not found.kind.by_source)
-        p_value = decision.corrected_together(joint.standing, most)
+        p_value = decision.corrected_together(joint)
         top = (p_value, joint.strongest[int(joint.standing.p_values.argmin())])
         smallest[False] = min(smallest[False], top)
-        threshold = decision.threshold_together(alpha, most, models=len(everyone))
+        threshold = decision.threshold_together(alpha, joint, models=len(everyone))
         questions += _together([asked[place] for place in joint.strongest], joint, threshold)
     p_value, top_question = min(smallest.values())
     return _Judged(

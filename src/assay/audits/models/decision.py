@@ -30,6 +30,8 @@ class Together:
     standing: Standing
     strongest: tuple[tuple[int, int], ...]
     """One a target: the survey, and the candidate in it, with the largest excess."""
+    asked: int
+    """Targets that were searched at least shortly."""
 
 
 @record
@@ -134,6 +136,7 @@ class Decision:
                 excess.mean(0), typical, self.together_usual, self.together_freedom
             ),
             strongest=tuple((whole[k], int(rows[k, column])) for column, k in enumerate(best)),
+            asked=max(each.asked for each in found),
         )
 
     def alone(self, found: Survey, model: int, width: Width = USUAL) -> Standing:
@@ -163,13 +166,13 @@ class Decision:
         level = alpha / models * self._budget(found, alone=False)
         return float(student.isf(level, df=found.kind.freedom))
 
-    def corrected_together(self, standing: Standing, asked: int) -> float:
+    def corrected_together(self, found: Together) -> float:
         """Correct the smallest p-value of all kinds together for all that is asked of a model."""
-        return min(1.0, standing.p_values.min().item() * asked / self._joint)
+        return min(1.0, found.standing.p_values.min().item() * found.asked / self._joint)
 
-    def threshold_together(self, alpha: float, asked: int, *, models: int) -> float:
+    def threshold_together(self, alpha: float, found: Together, *, models: int) -> float:
         """The mean excess over kinds that is significant after all corrections."""
-        level = alpha / models * self._joint / asked
+        level = alpha / models * self._joint / found.asked
         return float(student.isf(level, df=self.together_freedom))
 
     @property
