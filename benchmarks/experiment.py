@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import time
 from typing import Any
@@ -346,6 +347,6 @@ def _model_path(case: Case) -> pathlib.Path:
 
 def _save(path: pathlib.Path, tensors: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # others may make the same
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial)
     partial.replace(path)

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
+import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from assay.samples import Samples
 from assay.stats import auroc, wilson
 from assay_zoo.scenarios import SCENARIOS, Learner
 from dataset_audit import SIZES, shard
-from experiment import CLEAN, Case, accuracy_and_asr, prepare, undefended, usual
+from experiment import CLEAN, NETWORKS, Case, accuracy_and_asr, prepare, undefended, usual
 from model_baselines import MODEL_BASELINES, ModelBaseline
 
 RESULTS = grid.HERE / "results" / "models-audit"
@@ -101,6 +102,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     add("--scenario", type=lambda text: text.split(","), default=images)
     add("--seeds", type=int, default=1, help="poisoned models of each scenario")
     add("--honest", type=int, default=4, help="honest models of each data set")
+    add("--network", choices=NETWORKS, default="default", help="of all models")
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
     add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
@@ -165,7 +167,7 @@ def case_of(asked: argparse.Namespace, data: str, named: Named) -> Case:
         seed=named[1],
         matching=named[0].endswith(MATCHING),
         labelled=LABELLED.get(data, 100) if _is_semi(named[0]) else None,
-        network="default",
+        network=asked.network,
         training=usual(data),
         device=asked.device,
     )
@@ -241,6 +243,9 @@ def _targets(case: Case) -> list[int]:
 class Shared:
     """Keeps what the search found on each model, under the model's own name."""
 
+    reused = False
+    """Whether anything was found that another pair had kept."""
+
     def __init__(self, cases: Sequence[Case], settings: ModelsSettings) -> None:
         self.names = [grid.digest({**c.recipe, "version": VERSION}) for c in cases]
         searches = [(repr(k.family), repr(k.search), k.by_source) for k in settings.kinds]
@@ -256,12 +261,17 @@ class Shared:
         """Keep tensors."""
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
+        partial.replace(path)
 
     def load(self, name: str) -> dict[str, Tensor] | None:
         """Return what was kept, or None."""
         path = self._path(name)
-        return load_file(path) if path.exists() else None
+        if not path.exists():
+            return None
+        self.reused = True
+        return load_file(path)
 
 
 def trusted_of(case: Case) -> Samples:
@@ -281,7 +291,7 @@ def _measure(first: Case, second: Case, settings: ModelsSettings) -> grid.Result
     cases = (first, second)
     clean = trusted_of(first)
     ordinary = [undefended(case) for case in cases]
-    deliveries = delivered(cases)
+    deliveries, store = delivered(cases), Shared(cases, settings)
     # only one seed, or the searches of a model could not be shared between its pairs
     wall, cpu = time.perf_counter(), time.process_time()
     found = audit_models(
@@ -290,12 +300,13 @@ def _measure(first: Case, second: Case, settings: ModelsSettings) -> grid.Result
         settings=settings,
         seed=Seed(0),
         device=first.device,
-        store=Shared(cases, settings),
+        store=store,
     )
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
         "verdict": found.verdict.value,
-        "with_cached_searches_wall_s": time.perf_counter() - wall,
-        "with_cached_searches_cpu_s": time.process_time() - cpu,
+        "audit_wall_s": None if store.reused else wall,
+        "audit_cpu_s": None if store.reused else cpu,
         "models": [
             _about(case, model, index)
             for index, (case, model) in enumerate(zip(cases, found.models, strict=True))
@@ -342,23 +353,32 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "the class that the attacker wants.",
         "",
     ]
-    for data in sorted({cell["recipe"]["data"] for cell in cells}):
-        own = [cell for cell in cells if cell["recipe"]["data"] == data]
+    for setting in sorted({_setting(cell["recipe"]) for cell in cells}):
+        own = [cell for cell in cells if _setting(cell["recipe"]) == setting]
         judged = [cell for cell in own if "baseline" in cell["recipe"]]
-        lines += _section(data, [c["result"] for c in own if c not in judged])
+        lines += _section(setting, [c["result"] for c in own if c not in judged])
         if judged:
             lines += _compared(judged)
     return "\n".join(lines) + "\n"
 
 
-def _section(data: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+def _setting(recipe: Mapping[str, Any]) -> str:
+    """Name the data, and how models are made where that differs from the usual way."""
+    model = recipe.get("first", recipe)
+    if not isinstance(model, Mapping):
+        return str(recipe["data"])
+    unusual = {model.get("network"), model.get("device")} - {"default", "cpu", None}
+    return ", ".join([str(recipe["data"]), *sorted(unusual)])
+
+
+def _section(setting: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     mixed, honest, shared = (
         [r for r in results if [m["poisoned"] for m in r["models"]] == kind]
         for kind in ([True, False], [False, False], [True, True])
     )
     matching = [r for r in mixed if MATCHING in r["models"][0]["name"]]
     mixed = [r for r in mixed if r not in matching]
-    lines = [f"## {data}", "", f"{TUNED.get(data, 'Held out')}.", ""]
+    lines = [f"## {setting}", "", f"{TUNED.get(setting, 'Held out')}.", ""]
     lines += [
         "| Attack | True ASR | Flagged | Right model | Right target | p-value | Kind | ASR | "
         "on the other | tuned |",
