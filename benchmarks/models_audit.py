@@ -103,6 +103,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1, help="poisoned models of each scenario")
     add("--honest", type=int, default=4, help="honest models of each data set")
     add("--network", choices=NETWORKS, default="default", help="of all models")
+    add("--partner", choices=NETWORKS, help="network of the second of each pair, where it differs")
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
     add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
@@ -175,6 +176,7 @@ def case_of(asked: argparse.Namespace, data: str, named: Named) -> Case:
 
 def _group(asked: argparse.Namespace, data: str, pair: tuple[Named, Named]) -> grid.Group:
     first, second = (case_of(asked, data, named) for named in pair)
+    second = dataclasses.replace(second, network=asked.partner or asked.network)
     settings = ModelsSettings()
     name = f"{data}-{'-vs-'.join(f'{s}-s{seed}' for s, seed in pair)}"
     cell = grid.Cell(
@@ -344,9 +346,9 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         f"Rendered by `python benchmarks/models_audit.py --table` from {len(cells)} cells in "
         "`results/models-audit/`; each names its settings, versions and machine.",
         "",
-        "Each poisoned model stands against one honest one of the same architecture. **Right "
-        "model**: it alone is flagged. **Right target**: and the trigger that was recovered leads "
-        "to the attacker's class. ASR of the recovered trigger: on the model, on the other one, "
+        "Each poisoned model stands against one honest one, of the same architecture where no "
+        "other is named. **Right model**: it alone is flagged. **Right target**: and the trigger "
+        "that was recovered leads to the attacker's class. ASR of the recovered trigger: on the model, on the other one, "
         "and on the model after fine-tuning on clean samples. In per cent. Honest models stand in "
         "several pairs, so intervals are narrower than they should be. In `encoders` true ASR is "
         "how often the nearest neighbours of a triggered test image, of another class, vote for "
@@ -368,7 +370,9 @@ def _setting(recipe: Mapping[str, Any]) -> str:
     if not isinstance(model, Mapping):
         return str(recipe["data"])
     unusual = {model.get("network"), model.get("device")} - {"default", "cpu", None}
-    return ", ".join([str(recipe["data"]), *sorted(unusual)])
+    partner = recipe.get("second", model)["network"]
+    beside = [f"beside {partner}"] * (partner != model["network"])
+    return ", ".join([str(recipe["data"]), *sorted(unusual), *beside])
 
 
 def _section(setting: str, results: Sequence[Mapping[str, Any]]) -> list[str]:

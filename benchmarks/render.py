@@ -261,20 +261,14 @@ def _judged(table: Table, names: Sequence[str], kind: str) -> str:
 
 
 def _gaps(table: Table) -> str:
-    wanted = ("undefended", "reference", "audit", "cleansed", *list(DETECTORS)[2:])
-    missing = [
-        f"{name} s{case.seed} {kind}"
-        for name in table.attacks()
-        for case in table.of(name)
-        for kind in wanted
-        if kind not in case.kinds and not (SCENARIOS[name].tabular and kind == "baseline:strip")
-    ]
+    missing = [_missing(table, kind) for kind in ("undefended", "reference", "audit", "cleansed")]
+    missing += [_missing(table, kind) for kind in list(DETECTORS)[2:]]
     absent = [name for name in fitting(table.setting["data"]) if not table.of(name)]
     said = []
     if absent:
         said.append(f"Attacks without any cell: {', '.join(absent)}.")
-    if missing:
-        said.append(f"Missing cells ({len(missing)}): {', '.join(missing)}.")
+    if any(missing):
+        said.append(f"Missing cells: {'; '.join(each for each in missing if each)}.")
     if table.outdated:
         said.append(f"Cells of older settings, not shown: {table.outdated}.")
     methods = {c.kinds["audit"]["recipe"]["method"] for c in table.cases if "audit" in c.kinds}
@@ -282,6 +276,20 @@ def _gaps(table: Table) -> str:
         said.append(f"The audit's cells are of {len(methods)} different settings.")
     said += [f"Audit: `{method}`." for method in sorted(methods)]
     return "\n\n".join(said)
+
+
+def _missing(table: Table, kind: str) -> str:
+    """Say which attacks and seeds lack a kind of cell."""
+    cases = [
+        case
+        for name in table.attacks()
+        for case in table.of(name)
+        if not (SCENARIOS[name].tabular and kind == "baseline:strip")
+    ]
+    names = [f"{case.scenario} s{case.seed}" for case in cases if kind not in case.kinds]
+    if not names:
+        return ""
+    return f"{kind} of {'all' if len(names) == len(cases) else ', '.join(names)}"
 
 
 def _costs(found: Sequence[Table]) -> str:
