@@ -349,10 +349,10 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "Each poisoned model stands against one honest one, of the same architecture where no "
         "other is named. **Right model**: it alone is flagged. **Right target**: and the trigger "
         "that was recovered leads to the attacker's class. ASR of the recovered trigger: on the "
-        "model, on the other one, and on the model after fine-tuning on clean samples. In per cent. Honest models stand in "
-        "several pairs, so intervals are narrower than they should be. In `encoders` true ASR is "
-        "how often the nearest neighbours of a triggered test image, of another class, vote for "
-        "the class that the attacker wants.",
+        "model, on the other one, and on the model after fine-tuning on clean samples. In per "
+        "cent. Honest models stand in several pairs, so intervals are narrower than they should "
+        "be. In `encoders` true ASR is how often the nearest neighbours of a triggered test "
+        "image, of another class, vote for the class that the attacker wants.",
         "",
     ]
     for setting in sorted({_setting(cell["recipe"]) for cell in cells}):
