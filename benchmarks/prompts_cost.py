@@ -72,7 +72,7 @@ def _group(asked: argparse.Namespace, learner: str, classes: int) -> grid.Group:
             "device": asked.device.type,
             "method": repr(SETTINGS),
             "published": repr(PublishedInspection()),
-            "version": 1,
+            "version": 2,
         },
         measure=lambda: _measure(asked, learner, classes),
     )

@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from assay.triggers import (
     Pool,
     Search,
     Signals,
+    coarse_products,
     margin_of,
     margins,
 )
@@ -233,3 +235,12 @@ def test_alike_is_searched_as_likelihood_is():
     _, one = found(Search(noise=0.0, objective=Objective.ALIKE))
     _, other = found(QUIET)
     assert torch.equal(one["signal"], other["signal"])
+
+
+@pytest.mark.parametrize(("device", "inside"), [("cpu", "highest"), ("cuda", "high")])
+def test_products_are_coarse_on_cuda_alone_and_as_before_after_it(device: str, inside: str) -> None:
+    assert torch.get_float32_matmul_precision() == "highest"
+    with contextlib.suppress(ValueError), coarse_products(torch.device(device)):
+        assert torch.get_float32_matmul_precision() == inside
+        raise ValueError("within")
+    assert torch.get_float32_matmul_precision() == "highest"

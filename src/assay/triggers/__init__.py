@@ -19,6 +19,7 @@ from .search import Objective as Objective
 from .search import Pool as Pool
 from .search import Respond as Respond
 from .search import Search as Search
+from .search import coarse_products as coarse_products
 from .search import disturbed as disturbed
 from .search import margin_of as margin_of
 from .search import margins as margins

@@ -1,7 +1,8 @@
 """Trigger inversion: what must be put on any image for a model to answer a given class?"""
 
+import contextlib
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float, Int64
@@ -120,10 +121,11 @@ class Search:
             InputError: a candidate has no image in the pool.
         """
         at_once = max(1, self.most_images // self.batch)
-        parts = [
-            self._search(respond, pool, some, family, child(seed, first), reference, preserve)
-            for first, some in _turns(candidates, at_once)
-        ]
+        with coarse_products(pool.images.device):
+            parts = [
+                self._search(respond, pool, some, family, child(seed, first), reference, preserve)
+                for first, some in _turns(candidates, at_once)
+            ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _search(  # noqa: PLR0917
@@ -194,6 +196,22 @@ class Search:
         return moved
 
 
+@contextlib.contextmanager
+def coarse_products(device: torch.device) -> Iterator[None]:
+    """Let CUDA multiply float32 matrices with the 10 bits of TF32, as it convolves by default.
+
+    Margins need no more, and a search through a transformer is little else. (Its time was not
+    measured yet: `benchmarks/prompts_cost.py --device cuda`.) On other devices nothing changes.
+    """
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def disturbed(
     images: Float[Tensor, "candidates batch channels height width"],
     noise: float,
@@ -233,7 +251,7 @@ def margins(
     found = []
     random = generator(child(seed, "noise"), pool.images.device)
     is_alike = objective is Objective.ALIKE
-    with torch.no_grad():
+    with torch.no_grad(), coarse_products(pool.images.device):
         plain = ask(disturbed(pool.images[None, :most], noise, random)[0]) if is_alike else None
         for row, (target, fits) in enumerate(
             zip(candidates.targets.tolist(), pool.eligible(candidates), strict=True)

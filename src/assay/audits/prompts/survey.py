@@ -18,6 +18,7 @@ from assay.triggers import (
     Search,
     Signals,
     Warps,
+    coarse_products,
     margins,
 )
 
@@ -126,13 +127,13 @@ def chosen(
     """
     if classes <= rule.most:
         return torch.arange(classes), torch.ones(classes, dtype=torch.bool)
-    tuned, backbone = (
-        first_order_margins(
-            model.respond, searched.images[: rule.images], classes=classes, bound=rule.bound
+    images = searched.images[: rule.images]
+    with coarse_products(images.device):
+        tuned, backbone = (
+            first_order_margins(model.respond, images, classes=classes, bound=rule.bound)
+            / model.scale
+            for model in models
         )
-        / model.scale
-        for model in models
-    )
     best = (tuned - backbone).topk(min(rule.kept, classes)).indices
     alone = tuned.topk(min(rule.kept // 2, classes)).indices
     drawn = torch.randperm(classes, generator=generator(seed, _CPU))[: rule.controls]
