@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 import grid
-from assay.audits.dataset import Confusion
+from assay.audits.dataset import Confusion, DatasetSettings
 from assay.audits.dataset.audit import standardised
 from assay.audits.dataset.confusion import confused, wrong_labels
 from assay.fitting import Batch, Feed, Preprocess, Recipe, fit, train
@@ -215,7 +215,7 @@ def _measure(case: Case, variant: Variant, first: _First) -> grid.Result:
     said = confused(model, first.suspects)
     poisoned = prepare(case).poisoned
     cut = len(poisoned.labels)
-    scores = standardised(said, slice(cut, None))
+    scores = standardised(said, slice(cut, None), other_from=DatasetSettings().other_from)
     judged = ~poisoned.is_cover
     own, truth = scores[:cut][judged], poisoned.is_poison[judged]
     attacked = bool(truth.any())

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from assay.audits.dataset import DatasetSettings
-from assay.audits.dataset.confusion import ROWS, Confusion, confused, wrong_labels
+from assay.audits.dataset.audit import standardised
+from assay.audits.dataset.confusion import ROWS, Confused, Confusion, confused, wrong_labels
 from assay.fitting import Batch, Feed, Preprocess, Recipe, feed, train
 from assay.networks import default_network
 from assay.randomness import Seed
@@ -144,3 +145,18 @@ def test_few_trusted_samples_shrink_the_weight_of_the_suspects() -> None:
         (part,) = few._stretches(10, trusted)
         expected = (1 - weight) * confused - weight * p.mean().log()
         assert torch.allclose(few._loss(4, part.weight)(said, batch), expected)
+
+
+def test_other_labels_count_only_beyond_what_trusted_samples_show() -> None:
+    ordinary = torch.linspace(-1, 1, 101)
+    own, other = torch.cat([torch.zeros(4), ordinary]), torch.cat([torch.zeros(4), ordinary])
+    own[:4], other[:4] = torch.tensor([0.0, 0.5, 2.0, 0.5]), torch.tensor([0.9, 0.9, 0.0, 9.0])
+    said = Confused(own=own, other=other, predicted=own.long(), features=own[:, None])
+    scores = standardised(said, slice(4, None), other_from=1.0)
+    alone = standardised(said, slice(4, None), other_from=torch.inf)
+    assert torch.equal(scores[:3], alone[:3]), "the given label's odds alone"
+    assert torch.allclose(scores[4:], ordinary / 0.98, atol=1e-6), (
+        "0 at the median, 1 at the 99th percentile"
+    )
+    assert scores[3] == pytest.approx(9 / 0.98 - 1)
+    assert (standardised(said, slice(4, None), other_from=0.0)[:2] > alone[:2]).all()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from assay.audits.dataset import audit_dataset
+from assay.audits.dataset import DatasetSettings, audit_dataset
 from assay.audits.dataset.audit import _alike, _matched
 from assay.audits.dataset.confusion import Confused
 from assay.audits.dataset.preflight import Preflight, nearest
@@ -117,6 +117,6 @@ def test_much_poison_makes_no_other_kind_where_it_stands_out(
     said = Confused(own=odds, other=odds, predicted=odds.long(), features=odds[:, None])
     near, _ = nearest(calibration.inputs[:], held.inputs[:])
     found = _alike(
-        near, held, suspects, calibration, said=said, preflight=Preflight(), seed=Seed(0)
+        near, held, suspects, calibration, said=said, settings=DatasetSettings(), seed=Seed(0)
     )
     assert (found == ()) == stand_out

@@ -68,6 +68,13 @@ class DatasetSettings:
     preflight: Preflight = Preflight()
     most_calibration: int = 1000
     """At most so many trusted samples, and at most half, serve as calibration."""
+    other_from: float = 1.0
+    """How sure of another label the confused model must be before that counts (`standardised`). At
+    1 against 0, the mean AUROC of the 15 attacks on digits (seeds 0 and 1) is .930 against .892,
+    and 16 against 14 of 30 are found; on CIFAR-10 the TPR of k-way (seed 0) is .67 against .50, of
+    Adaptive-Patch (seed 1) .65 against .58. Without other labels the AUROC of all-to-all falls
+    from .96 to .82 on digits (seed 0), its TPR from 1.00 to .60 on CIFAR-10 (exploratory; design
+    note 0006)."""
 
     def confusion_for(self, samples: Samples) -> Confusion:
         """Choose the confusion by what the samples are: images, or rows of numbers."""
@@ -211,7 +218,7 @@ def audit_dataset(
     )
     steps = looks[-1].steps
     looks = looks[-1:] if looks[-1].is_further else looks
-    said, tested = _best_look(looks, before, samples, mixed_in, settings.decision)
+    said, tested = _best_look(looks, before, samples, mixed_in, settings)
     some = _some(held, child(seed, "held"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
     same = (some.labels[neighbours] == mixed_in.labels).double().mean().item()
@@ -223,7 +230,7 @@ def audit_dataset(
             samples,
             mixed_in,
             said=said,
-            preflight=settings.preflight,
+            settings=settings,
             seed=child(seed, "matched"),
         ),
     )
@@ -237,7 +244,7 @@ def audit_dataset(
     )
     return _decide(
         samples,
-        *_scored(said, samples, mixed_in),
+        *_scored(said, samples, mixed_in, settings.other_from),
         tests=tested,
         predicted=said.predicted[:cut],
         features=_features(before, said),
@@ -256,7 +263,7 @@ def _best_look(
     before: Float[Tensor, "mixed dims"],
     samples: Samples,
     mixed_in: Samples,
-    decision: Decision,
+    settings: DatasetSettings,
 ) -> tuple[Confused, tuple[Tested, ...]]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
@@ -265,8 +272,8 @@ def _best_look(
     found = [
         (
             said,
-            decision.test(
-                *_scored(said, samples, mixed_in),
+            settings.decision.test(
+                *_scored(said, samples, mixed_in, settings.other_from),
                 classes=samples.classes,
                 features=_features(before, said),
             ),
@@ -294,29 +301,35 @@ def _counted(test: Tested, times: int) -> Tested:
     return dataclasses.replace(test, finding=dataclasses.replace(test.finding, p_value=p_value))
 
 
-def _scored(said: Confused, samples: Samples, mixed_in: Samples) -> tuple[Scored, Scored]:
+def _scored(
+    said: Confused, samples: Samples, mixed_in: Samples, other_from: float
+) -> tuple[Scored, Scored]:
     """Score the suspects and the calibration."""
     cut = len(samples)
-    scores = standardised(said, slice(cut, None))
+    scores = standardised(said, slice(cut, None), other_from=other_from)
     return (
         Scored(scores=scores[:cut], labels=samples.labels),
         Scored(scores=scores[cut:], labels=mixed_in.labels),
     )
 
 
-def standardised(said: Confused, calibration: slice) -> Float[Tensor, " samples"]:
+def standardised(
+    said: Confused, calibration: slice, *, other_from: float
+) -> Float[Tensor, " samples"]:
     """Join both kinds of odds into one score: what stands out most from the calibration counts.
 
     A trigger that contradicts the label (all-to-all attacks, cover samples) makes the confused
     model sure of another label than the given one. Each kind is shifted and scaled so that the
-    median of the calibration is 0 and its 99th percentile is 1.
+    median of the calibration is 0 and its 99th percentile is 1; those of other labels lose
+    `other_from`, so that they add nothing to the scores of ordinary samples, in which faint
+    triggers would be lost.
     """
     parts = []
     for odds in (said.own, said.other):
         middle = odds[calibration].median()
         high = torch.quantile(odds[calibration].double(), 0.99).float()
         parts.append((odds - middle) / (high - middle).clamp(min=1e-6))
-    return torch.maximum(parts[0], parts[1])
+    return torch.maximum(parts[0], parts[1] - other_from)
 
 
 def _decide(
@@ -509,7 +522,7 @@ def _alike(
     mixed_in: Samples,
     *,
     said: Confused,
-    preflight: Preflight,
+    settings: DatasetSettings,
     seed: Seed,
 ) -> tuple[str, ...]:
     """Check that trusted samples are like the suspects, or like those that do not stand out.
@@ -520,12 +533,12 @@ def _alike(
 
     def asked(suspects: Samples) -> tuple[str, ...]:
         matched = _matched(suspects, mixed_in, seed)
-        return preflight.alike(near, nearest(matched.inputs[:], some.inputs[:])[0])
+        return settings.preflight.alike(near, nearest(matched.inputs[:], some.inputs[:])[0])
 
     found = asked(samples)
     if not found:
         return ()
-    suspects, calibration = _scored(said, samples, mixed_in)
+    suspects, calibration = _scored(said, samples, mixed_in, settings.other_from)
     usual = suspects.scores <= calibration.scores.max()
     if int(usual.sum()) < len(near):
         return found
