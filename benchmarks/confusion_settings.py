@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import grid
 from assay.audits.dataset import Confusion, DatasetSettings
 from assay.audits.dataset.audit import standardised
-from assay.audits.dataset.confusion import confused, wrong_labels
+from assay.audits.dataset.confusion import confused, log_odds, seen, wrong_labels
 from assay.fitting import Batch, Feed, Preprocess, Recipe, fit, train
 from assay.fitting.loop import Loss
 from assay.randomness import Seed, child, generator, isolated
@@ -215,7 +215,11 @@ def _measure(case: Case, variant: Variant, first: _First) -> grid.Result:
     said = confused(model, first.suspects)
     poisoned = prepare(case).poisoned
     cut = len(poisoned.labels)
-    scores = standardised(said, slice(cut, None), other_from=DatasetSettings().other_from)
+    settings, labels = DatasetSettings(), first.suspects.labels[:, None]
+    known = log_odds(seen(first.model, first.suspects)[0]).gather(1, labels).squeeze(1).float()
+    scores = standardised(
+        said, known, slice(cut, None), other_from=settings.other_from, doubt=settings.doubt
+    )
     judged = ~poisoned.is_cover
     own, truth = scores[:cut][judged], poisoned.is_poison[judged]
     attacked = bool(truth.any())

@@ -147,16 +147,27 @@ def test_few_trusted_samples_shrink_the_weight_of_the_suspects() -> None:
         assert torch.allclose(few._loss(4, part.weight)(said, batch), expected)
 
 
-def test_other_labels_count_only_beyond_what_trusted_samples_show() -> None:
-    ordinary = torch.linspace(-1, 1, 101)
-    own, other = torch.cat([torch.zeros(4), ordinary]), torch.cat([torch.zeros(4), ordinary])
-    own[:4], other[:4] = torch.tensor([0.0, 0.5, 2.0, 0.5]), torch.tensor([0.9, 0.9, 0.0, 9.0])
+ORDINARY = torch.linspace(-1, 1, 101)  # of trusted samples: 0.98 is their 99th percentile
+
+
+def scored(own, other, known, **settings: float) -> torch.Tensor:
+    """Score some samples beside trusted ones, for which all three are ordinary."""
+    own, other, known = (torch.cat([torch.tensor(x), ORDINARY]) for x in (own, other, known))
     said = Confused(own=own, other=other, predicted=own.long(), features=own[:, None])
-    scores = standardised(said, slice(4, None), other_from=1.0)
-    alone = standardised(said, slice(4, None), other_from=torch.inf)
+    usual = {"other_from": 1.0, "doubt": 0.25} | settings
+    return standardised(said, known, slice(-len(ORDINARY), None), **usual)
+
+
+def test_other_labels_count_only_beyond_what_trusted_samples_show() -> None:
+    own, other, known = [0.0, 0.5, 2.0, 0.5], [0.9, 0.9, 0.0, 9.0], [0.0] * 4
+    scores = scored(own, other, known, doubt=0.0)
+    alone = scored(own, other, known, doubt=0.0, other_from=torch.inf)
     assert torch.equal(scores[:3], alone[:3]), "the given label's odds alone"
-    assert torch.allclose(scores[4:], ordinary / 0.98, atol=1e-6), (
-        "0 at the median, 1 at the 99th percentile"
-    )
+    assert torch.allclose(scores[4:], ORDINARY / 0.98, atol=1e-6)
     assert scores[3] == pytest.approx(9 / 0.98 - 1)
-    assert (standardised(said, slice(4, None), other_from=0.0)[:2] > alone[:2]).all()
+    assert (scored(own, other, known, doubt=0.0, other_from=0.0)[:2] > alone[:2]).all()
+
+
+def test_what_the_model_was_hardly_sure_of_scores_higher_within_bounds() -> None:
+    scores = scored([0.5] * 4, [-9.0] * 4, [-99.0, -0.49, 0.0, 99.0])[:4]
+    assert torch.allclose(scores, 0.5 / 0.98 + 0.25 * torch.tensor([1.0, 0.5, 0.0, -1.0]))

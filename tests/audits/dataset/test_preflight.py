@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from assay.audits.dataset import DatasetSettings, audit_dataset
+from assay.audits.dataset import audit_dataset
 from assay.audits.dataset.audit import _alike, _matched
-from assay.audits.dataset.confusion import Confused
+from assay.audits.dataset.decision import Scored
 from assay.audits.dataset.preflight import Preflight, nearest
 from assay.randomness import Seed
 from assay.results import Verdict
@@ -112,11 +112,14 @@ def test_much_poison_makes_no_other_kind_where_it_stands_out(
     suspects = Samples(inputs=inputs, labels=samples.labels, class_names=samples.class_names)
     halves = torch.arange(len(trusted))
     held, calibration = trusted.subset(halves[::2]), trusted.subset(halves[1::2])
-    odds = torch.zeros(len(samples) + len(calibration))
-    odds[:moved] = 9.0 * stand_out
-    said = Confused(own=odds, other=odds, predicted=odds.long(), features=odds[:, None])
+    scores = torch.zeros(len(samples) + len(calibration))
+    scores[:moved] = 9.0 * stand_out
+    scored = (
+        Scored(scores=scores[: len(samples)], labels=samples.labels),
+        Scored(scores=scores[len(samples) :], labels=calibration.labels),
+    )
     near, _ = nearest(calibration.inputs[:], held.inputs[:])
     found = _alike(
-        near, held, suspects, calibration, said=said, settings=DatasetSettings(), seed=Seed(0)
+        near, held, suspects, calibration, scored=scored, preflight=Preflight(), seed=Seed(0)
     )
     assert (found == ()) == stand_out

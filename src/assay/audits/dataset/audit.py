@@ -4,6 +4,7 @@ import dataclasses
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -29,7 +30,7 @@ from assay.results import (
 from assay.samples import Rows, Samples
 from assay.stats import holm
 
-from .confusion import ROWS, Confused, Confusion, seen
+from .confusion import ROWS, Confused, Confusion, log_odds, seen
 from .decision import Decision, Scored, Tested
 from .preflight import Preflight, nearest
 from .refinement import Refinement
@@ -75,6 +76,12 @@ class DatasetSettings:
     Adaptive-Patch (seed 1) .65 against .58. Without other labels the AUROC of all-to-all falls
     from .96 to .82 on digits (seed 0), its TPR from 1.00 to .60 on CIFAR-10 (exploratory; design
     note 0006)."""
+    doubt: float = 0.25
+    """How much it counts that the model was hardly sure of the label before it was confused
+    (`standardised`). At 0.25 against 0, the mean AUROC of the attacks on digits is .943 against
+    .930 (seeds 0 and 1; 18 against 16 of 30 found), on CIFAR-10 the TPR of k-way (seed 0) .75
+    against .67 and of Adaptive-Patch (seed 1) .71 against .65; at 0.5 Blend on digits is lost
+    (seed 1; exploratory; design note 0006)."""
 
     def confusion_for(self, samples: Samples) -> Confusion:
         """Choose the confusion by what the samples are: images, or rows of numbers."""
@@ -197,7 +204,8 @@ def audit_dataset(
         model, suspects, settings.recipe, seed=child(seed, "train"), progress=progress, store=store
     )
     predicted = logits(model, confusing).argmax(1).cpu()
-    _, before = seen(model, suspects)
+    sure, before = seen(model, suspects)
+    known = log_odds(sure).gather(1, suspects.labels[:, None]).squeeze(1).float()
     cut = len(samples)
 
     def has_taken(said: Confused) -> bool:
@@ -218,7 +226,8 @@ def audit_dataset(
     )
     steps = looks[-1].steps
     looks = looks[-1:] if looks[-1].is_further else looks
-    said, tested = _best_look(looks, before, samples, mixed_in, settings)
+    score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
+    said, tested = _best_look(looks, before, samples, score, settings)
     some = _some(held, child(seed, "held"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
     same = (some.labels[neighbours] == mixed_in.labels).double().mean().item()
@@ -229,8 +238,8 @@ def audit_dataset(
             some,
             samples,
             mixed_in,
-            said=said,
-            settings=settings,
+            scored=score(said),
+            preflight=settings.preflight,
             seed=child(seed, "matched"),
         ),
     )
@@ -244,7 +253,7 @@ def audit_dataset(
     )
     return _decide(
         samples,
-        *_scored(said, samples, mixed_in, settings.other_from),
+        *score(said),
         tests=tested,
         predicted=said.predicted[:cut],
         features=_features(before, said),
@@ -262,7 +271,7 @@ def _best_look(
     looks: Sequence[Confused],
     before: Float[Tensor, "mixed dims"],
     samples: Samples,
-    mixed_in: Samples,
+    score: Callable[[Confused], tuple[Scored, Scored]],
     settings: DatasetSettings,
 ) -> tuple[Confused, tuple[Tested, ...]]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
@@ -273,7 +282,7 @@ def _best_look(
         (
             said,
             settings.decision.test(
-                *_scored(said, samples, mixed_in, settings.other_from),
+                *score(said),
                 classes=samples.classes,
                 features=_features(before, said),
             ),
@@ -302,11 +311,18 @@ def _counted(test: Tested, times: int) -> Tested:
 
 
 def _scored(
-    said: Confused, samples: Samples, mixed_in: Samples, other_from: float
+    said: Confused,
+    *,
+    known: Float[Tensor, " mixed"],
+    samples: Samples,
+    mixed_in: Samples,
+    settings: DatasetSettings,
 ) -> tuple[Scored, Scored]:
     """Score the suspects and the calibration."""
     cut = len(samples)
-    scores = standardised(said, slice(cut, None), other_from=other_from)
+    scores = standardised(
+        said, known, slice(cut, None), other_from=settings.other_from, doubt=settings.doubt
+    )
     return (
         Scored(scores=scores[:cut], labels=samples.labels),
         Scored(scores=scores[cut:], labels=mixed_in.labels),
@@ -314,22 +330,42 @@ def _scored(
 
 
 def standardised(
-    said: Confused, calibration: slice, *, other_from: float
+    said: Confused,
+    known: Float[Tensor, " samples"],
+    calibration: slice,
+    *,
+    other_from: float,
+    doubt: float,
 ) -> Float[Tensor, " samples"]:
-    """Join both kinds of odds into one score: what stands out most from the calibration counts.
+    """Join what the model says, confused and before, into one score: what stands out counts.
 
-    A trigger that contradicts the label (all-to-all attacks, cover samples) makes the confused
-    model sure of another label than the given one. Each kind is shifted and scaled so that the
-    median of the calibration is 0 and its 99th percentile is 1; those of other labels lose
-    `other_from`, so that they add nothing to the scores of ordinary samples, in which faint
-    triggers would be lost.
+    Each is shifted and scaled so that the median of the calibration is 0 and its 99th percentile
+    is 1 (of `known`, the 1st percentile is -1).
+
+    Args:
+        said: odds of the confused model. A trigger that contradicts the label (all-to-all attacks,
+            cover samples) makes it sure of another label than the given one.
+        known: log-odds of the given label before the confusion. Where cover samples teach that the
+            trigger alone decides nothing, the poison is learnt late, and the model hardly sure of
+            it; of clean samples this says nothing about how much the confusion leaves of them.
+        calibration: where trusted samples lie.
+        other_from: is taken from the odds of other labels, so that they add nothing to the scores
+            of ordinary samples, in which faint triggers would be lost.
+        doubt: the weight of `known`.
     """
-    parts = []
-    for odds in (said.own, said.other):
-        middle = odds[calibration].median()
-        high = torch.quantile(odds[calibration].double(), 0.99).float()
-        parts.append((odds - middle) / (high - middle).clamp(min=1e-6))
-    return torch.maximum(parts[0], parts[1] - other_from)
+    own = _scaled(said.own, calibration, to=0.99)
+    other = _scaled(said.other, calibration, to=0.99)
+    sure = _scaled(known, calibration, to=0.01).clamp(-1, 1)
+    return torch.maximum(own - doubt * sure, other - other_from)
+
+
+def _scaled(
+    odds: Float[Tensor, " samples"], calibration: slice, *, to: float
+) -> Float[Tensor, " samples"]:
+    """Count from the median of the calibration, in its distance from a quantile."""
+    middle = odds[calibration].median()
+    far = torch.quantile(odds[calibration].double(), to).float()
+    return (odds - middle) / (far - middle).abs().clamp(min=1e-6)
 
 
 def _decide(
@@ -521,8 +557,8 @@ def _alike(
     samples: Samples,
     mixed_in: Samples,
     *,
-    said: Confused,
-    settings: DatasetSettings,
+    scored: tuple[Scored, Scored],
+    preflight: Preflight,
     seed: Seed,
 ) -> tuple[str, ...]:
     """Check that trusted samples are like the suspects, or like those that do not stand out.
@@ -533,12 +569,12 @@ def _alike(
 
     def asked(suspects: Samples) -> tuple[str, ...]:
         matched = _matched(suspects, mixed_in, seed)
-        return settings.preflight.alike(near, nearest(matched.inputs[:], some.inputs[:])[0])
+        return preflight.alike(near, nearest(matched.inputs[:], some.inputs[:])[0])
 
     found = asked(samples)
     if not found:
         return ()
-    suspects, calibration = _scored(said, samples, mixed_in, settings.other_from)
+    suspects, calibration = scored
     usual = suspects.scores <= calibration.scores.max()
     if int(usual.sum()) < len(near):
         return found

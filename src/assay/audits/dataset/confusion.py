@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from assay.errors import InputError
@@ -296,7 +296,7 @@ class Confused:
 def confused(model: nn.Module, data: Feed) -> Confused:
     """Read off every sample how sure the confused model is, of its label and of others."""
     said, features = seen(model, data)
-    odds = torch.special.logit(said.double().softmax(1), eps=1e-12)
+    odds = log_odds(said)
     own = data.labels[:, None]
     return Confused(
         own=odds.gather(1, own).squeeze(1).float(),
@@ -304,6 +304,13 @@ def confused(model: nn.Module, data: Feed) -> Confused:
         predicted=odds.argmax(1),
         features=features,
     )
+
+
+def log_odds(
+    said: Float[Tensor, "samples classes"],
+) -> Float64[Tensor, "samples classes"]:
+    """Turn logits into the log-odds of every label, in nats, within 27.6 of 0."""
+    return torch.special.logit(said.double().softmax(1), eps=1e-12)
 
 
 def seen(
