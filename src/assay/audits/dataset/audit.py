@@ -119,8 +119,8 @@ class DatasetAudit:
 
     findings: Findings
     scores: Float[Tensor, " samples"]
-    """Of the confusion, which the verdict rests on: 0 at the median of trusted samples, 1 at their
-    99th percentile, higher is more suspicious."""
+    """Which the verdict rests on (`standardised`): about 0 at the median of trusted samples, about 1
+    at their 99th percentile, higher is more suspicious."""
     p_values: Float[Tensor, " samples"]
     """Conformal, in (0, 1]."""
     is_poison: Bool[Tensor, " samples"]
