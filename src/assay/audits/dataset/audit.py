@@ -119,7 +119,7 @@ class DatasetAudit:
 
     findings: Findings
     scores: Float[Tensor, " samples"]
-    """Which the verdict rests on (`standardised`): about 0 at the median of trusted samples, about 1
+    """Which the verdict rests on (`standardised`): about 0 at the median of trusted samples and 1
     at their 99th percentile, higher is more suspicious."""
     p_values: Float[Tensor, " samples"]
     """Conformal, in (0, 1]."""
