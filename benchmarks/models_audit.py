@@ -370,8 +370,8 @@ def _setting(recipe: Mapping[str, Any]) -> str:
     if not isinstance(model, Mapping):
         return str(recipe["data"])
     unusual = {model.get("network"), model.get("device")} - {"default", "cpu", None}
-    partner = recipe.get("second", model)["network"]
-    beside = [f"beside {partner}"] * (partner != model["network"])
+    partner = recipe.get("second", model).get("network")
+    beside = [f"beside {partner}"] * (partner != model.get("network"))
     return ", ".join([str(recipe["data"]), *sorted(unusual), *beside])
 
 

@@ -17,7 +17,7 @@ def test_models_stand_beside_honest_ones_that_learn_as_they_do() -> None:
         (("badnets", 0), ("clean", 0)),
         (("unlabelled-grid", 0), ("clean+fixmatch", 1)),
     ]
-    asked = argparse.Namespace(device=CPU)
+    asked = argparse.Namespace(device=CPU, network="default")
     cases = [case_of(asked, "digits", named) for pair in mixed for named in pair]
     assert [case.labelled for case in cases] == [None, None, 10, 10]
     assert [case.scenario for case in cases] == ["badnets", "clean", "unlabelled-grid", "clean"]

@@ -67,8 +67,7 @@ def test_means_say_how_many_are_missing() -> None:
     assert column(page, "**mean, held out (1)**", "TPR") == "—"
     assert column(page, "**mean, all (3)**", "TPR") == "90.0 (2/3)"
     assert column(page, "badnets", "Cost, time") == "1.50"
-    assert "blend s0 undefended" in page
-    assert "trojan s0 audit" in page
+    assert "undefended of blend s0; reference of all; audit of trojan s0; cleansed of all" in page
 
 
 def test_a_missing_seed_is_said() -> None:

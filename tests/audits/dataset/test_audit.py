@@ -151,9 +151,10 @@ def test_digits_by_parity_are_flagged_without_a_tail_and_the_reason_says_by_what
     )
     even = found.classes[0]
     assert even.verdict is Verdict.FLAGGED
-    assert not even.by_vote, "both exact tests say as much"
-    assert "samples keep pulling" in found.findings.reasons[0]
-    assert _pull(dataclasses.replace(even, by_vote=True)).startswith("share what sets those apart")
+    assert _pull(even) in found.findings.reasons[0]
+    said = {vote: _pull(dataclasses.replace(even, by_vote=vote)) for vote in (False, True)}
+    assert said[False].startswith("keep pulling")
+    assert said[True].startswith("share what sets those apart")
     assert found.is_poison[poisoned.is_poison].float().mean() > 0.9
     assert found.is_poison[~poisoned.is_poison].float().mean() < 0.05
 
