@@ -227,7 +227,7 @@ def audit_dataset(
     steps = looks[-1].steps
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
-    said, tested = _best_look(looks, before, samples, score, settings)
+    said, tested = _best_look(looks, before, samples, score, settings.decision)
     some = _some(held, child(seed, "held"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
     same = (some.labels[neighbours] == mixed_in.labels).double().mean().item()
@@ -272,7 +272,7 @@ def _best_look(
     before: Float[Tensor, "mixed dims"],
     samples: Samples,
     score: Callable[[Confused], tuple[Scored, Scored]],
-    settings: DatasetSettings,
+    decision: Decision,
 ) -> tuple[Confused, tuple[Tested, ...]]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
@@ -281,7 +281,7 @@ def _best_look(
     found = [
         (
             said,
-            settings.decision.test(
+            decision.test(
                 *score(said),
                 classes=samples.classes,
                 features=_features(before, said),
