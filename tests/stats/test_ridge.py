@@ -3,62 +3,71 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 from assay.errors import InputError
-from assay.stats import auroc, leave_one_out_ridge
+from assay.stats import PooledRidge, auroc
 
 TABLE, TARGET = load_breast_cancer(return_X_y=True)
 FEATURES = torch.tensor(TABLE).float()
 MALIGNANT = torch.tensor(TARGET == 0)
+GROUPS = torch.arange(len(FEATURES)) // 300  # 300 and 269
+OWN = GROUPS == 0
 
 
-@pytest.mark.parametrize("penalty", [0.1, 1.0, 10.0])
+def predicted(features, marks, *, groups=GROUPS, own=OWN, penalty=1.0):
+    return PooledRidge(features, groups, penalty=penalty)(own, marks[own].float())
+
+
+@pytest.mark.parametrize("penalty", [0.01, 0.1, 1.0])
 def test_agrees_with_refitting_without_each_sample(penalty):
-    rows = slice(0, 120)
-    x, positive = FEATURES[rows], MALIGNANT[rows]
-    found = leave_one_out_ridge(x, positive, penalty=penalty)
-    y = np.where(positive.numpy(), 1.0, -1.0)
-    share = positive.double().mean().item()
-    weights = np.where(y > 0, 0.5 / share, 0.5 / (1 - share))
-    table = StandardScaler().fit_transform(x.double().numpy())
-    for sample in range(0, 120, 7):
-        others = np.arange(120) != sample
-        centre = np.average(table[others], axis=0, weights=weights[others])
-        model = Ridge(alpha=penalty * 120).fit(
-            table[others] - centre, y[others], sample_weight=weights[others]
-        )
-        assert found[sample].item() == pytest.approx(
-            model.predict(table[[sample]] - centre)[0], abs=1e-4
-        )
+    found = predicted(FEATURES, MALIGNANT, penalty=penalty)
+    table = FEATURES.double().numpy()
+    for group in (OWN.numpy(), ~OWN.numpy()):
+        table[group] -= table[group].mean(0)
+    table /= table.std(0)
+    marks = np.where(OWN, MALIGNANT, 0.0)
+    marks[OWN] -= marks[OWN].mean()
+    for sample in range(0, len(table), 17):
+        kept = np.arange(len(table)) != sample if OWN[sample] else np.full(len(table), True)
+        model = Ridge(alpha=penalty * len(table), fit_intercept=False).fit(table[kept], marks[kept])
+        assert found[sample].item() == pytest.approx(model.predict(table[[sample]])[0], abs=1e-4)
 
 
 def test_wrong_marks_are_outvoted():
     marked = MALIGNANT.clone()
-    wrong = torch.arange(0, len(marked), 6)
+    wrong = torch.arange(0, 300, 6)
     marked[wrong] = ~marked[wrong]
-    scores = leave_one_out_ridge(FEATURES, marked)
-    assert auroc(scores, MALIGNANT) > 0.98
-    assert auroc(scores[wrong], MALIGNANT[wrong]) > 0.98
+    scores = predicted(FEATURES, marked)
+    assert auroc(scores[OWN], MALIGNANT[OWN]) > 0.97
+    assert auroc(scores[wrong], MALIGNANT[wrong]) > 0.97
+    assert auroc(scores[~OWN], MALIGNANT[~OWN]) > 0.95  # they say nothing, and are told
+
+
+def test_other_groups_tell_what_features_vary_by():
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(3000, 60, generator=random)
+    features[:, :30] *= 4
+    features[:, 30:] += features[:, :30]  # what matters hides behind what varies
+    groups = (torch.arange(3000) >= 100).long()
+    own, marks = groups == 0, torch.zeros(3000)
+    marks[:20] = 1
+    features[:20, 30:] += 0.5
+    together = predicted(features, marks, groups=groups, own=own, penalty=1e-3)[own]
+    alone = predicted(features[own], marks[own], groups=groups[own], own=own[own], penalty=1e-3)
+    is_marked = marks[own] > 0
+    assert auroc(together, is_marked) > 0.93
+    assert auroc(alone, is_marked) < 0.9
 
 
 def test_a_constant_column_changes_nothing():
     wider = torch.cat([FEATURES, torch.full((len(FEATURES), 2), 5.0)], dim=1)
-    assert torch.allclose(
-        leave_one_out_ridge(wider, MALIGNANT), leave_one_out_ridge(FEATURES, MALIGNANT), atol=1e-4
-    )
+    assert torch.allclose(predicted(wider, MALIGNANT), predicted(FEATURES, MALIGNANT), atol=1e-4)
 
 
 def test_more_columns_than_samples():
-    scores = leave_one_out_ridge(FEATURES[:20].repeat(1, 10), MALIGNANT[:20])
-    assert scores.isfinite().all()
-
-
-def test_one_kind_only_is_refused():
-    with pytest.raises(InputError, match="both kinds"):
-        leave_one_out_ridge(FEATURES, torch.ones_like(MALIGNANT))
+    assert predicted(FEATURES.repeat(1, 30), MALIGNANT, penalty=0.1).isfinite().all()
 
 
 def test_nan_is_refused():
     with pytest.raises(InputError, match="finite"):
-        leave_one_out_ridge(torch.full((4, 2), torch.nan), torch.tensor([True, False, True, False]))
+        PooledRidge(torch.full((4, 2), torch.nan), torch.zeros(4, dtype=torch.int64))

@@ -1,7 +1,8 @@
-"""Logits and penultimate features of any model, batched."""
+"""Logits, penultimate features and maps of any model, batched."""
 
 from .extract import Outputs as Outputs
 from .extract import extract as extract
 from .extract import logits as logits
 from .layers import DEPTHS as DEPTHS
 from .layers import activations as activations
+from .maps import last_maps as last_maps

@@ -1,6 +1,7 @@
 """Tests, corrections, intervals, robust outliers, conformal p-values: pure functions of numbers."""
 
 from .conformal import conformal_p_values as conformal_p_values
+from .contamination import contamination as contamination
 from .exceedances import Exceedances as Exceedances
 from .exceedances import exceedance_scan as exceedance_scan
 from .exceedances import exceedance_test as exceedance_test
@@ -12,7 +13,7 @@ from .multiple import benjamini_hochberg as benjamini_hochberg
 from .multiple import holm as holm
 from .ranking import auroc as auroc
 from .ranking import tpr_at_fpr as tpr_at_fpr
-from .ridge import leave_one_out_ridge as leave_one_out_ridge
+from .ridge import PooledRidge as PooledRidge
 from .robust import median as median
 from .robust import median_absolute_deviation as median_absolute_deviation
 from .robust import robust_z_scores as robust_z_scores

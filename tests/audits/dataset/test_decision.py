@@ -5,7 +5,7 @@ from torch import Tensor
 
 from assay.audits.dataset import Refinement
 from assay.audits.dataset.decision import Decision, Scored
-from assay.stats import holm
+from assay.stats import PooledRidge, auroc, holm
 
 
 def drawn(seed: int, *, suspects: int = 4000, calibration: int = 500) -> tuple[Scored, Scored]:
@@ -127,41 +127,69 @@ def with_features(
     return Scored(scores=scores, labels=suspects.labels), calibration, features, rows
 
 
+def regressed(
+    suspects: Scored, calibration: Scored, features: Float[Tensor, "samples dims"]
+) -> PooledRidge:
+    return PooledRidge(features, torch.cat([suspects.labels, calibration.labels]), penalty=0.1)
+
+
 def test_samples_with_a_common_direction_outvote_weak_scores() -> None:
     suspects, calibration, features, rows = with_features(1, poison=80)
     assert rejected(suspects, calibration) == []
-    decision = Decision()
-    tests = decision.test(suspects, calibration, classes=10, features=features)
+    decision, ridge = Decision(), regressed(suspects, calibration, features)
+    tests = decision.test(suspects, calibration, classes=10, ridge=ridge)
     p_values = torch.tensor([t.finding.p_value for t in tests]).double()
     assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]
     flags = decision.flag(suspects, calibration, tests, (7,))
     assert flags[rows].double().mean() > 0.7
-    ours, theirs = decision.deciding(suspects, calibration, tests)
-    found = Refinement()(flags, ours, theirs, features, false_discovery_rate=0.1)
+    found = Refinement()(flags, suspects, calibration, ridge)
     assert found[rows].double().mean() > 0.9
-    assert int(found.sum()) < 100
-    assert ours.scores[rows].median() > ours.scores[(suspects.labels == 7)].median()
-    kept = torch.tensor([t.voted is None for t in tests])[suspects.labels]
-    assert torch.equal(ours.scores[kept], suspects.scores[kept])
+    assert int(found.sum()) < 110
+    voted = tests[7].voted
+    assert voted is not None
+    own = suspects.labels == 7
+    is_poison = torch.isin(own.nonzero().squeeze(1), rows)
+    assert auroc(voted.suspects, is_poison) > 0.99 > auroc(suspects.scores[own], is_poison)
 
 
-def test_a_vote_among_clean_samples_raises_few_alarms() -> None:
+def test_with_little_calibration_other_classes_show_how_far_a_vote_reaches() -> None:
+    suspects, calibration = drawn(1, suspects=1000, calibration=100)
+    random = torch.Generator().manual_seed(1)
+    features = torch.randn(1100, 32, generator=random)
+    rows = (suspects.labels == 7).nonzero().squeeze(1)[:30]
+    features[rows, 0] += 6
+    scores = suspects.scores.clone()
+    scores[rows] += 1
+    weak = Scored(scores=scores, labels=suspects.labels)
+    assert rejected(weak, calibration) == []
+    ridge = regressed(weak, calibration, features)
+    tests = Decision().test(weak, calibration, classes=10, ridge=ridge)
+    p_values = torch.tensor([t.finding.p_value for t in tests]).double()
+    assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]
+    assert tests[7].voted is not None
+
+
+@pytest.mark.parametrize("calibration_count", [500, 100])  # an exact scan, the tail of others
+def test_a_vote_among_clean_samples_raises_few_alarms(calibration_count: int) -> None:
     alarms = 0
     for seed in range(40):
-        suspects, calibration, features, _ = with_features(seed, poison=0)
-        tests = Decision().test(suspects, calibration, classes=10, features=features)
+        suspects, calibration = drawn(seed, suspects=2000, calibration=calibration_count)
+        random = torch.Generator().manual_seed(seed)
+        features = torch.randn(2000 + calibration_count, 32, generator=random)
+        ridge = regressed(suspects, calibration, features)
+        tests = Decision().test(suspects, calibration, classes=10, ridge=ridge)
         p_values = torch.tensor([t.finding.p_value for t in tests]).double()
         alarms += bool((holm(p_values) <= 0.05).any())
     assert alarms <= 4
 
 
-def test_equal_scores_are_not_voted_on() -> None:
+def test_equal_scores_say_nothing_and_are_borne() -> None:
     suspects, calibration = drawn(1)
     flat = Scored(scores=torch.zeros(4000), labels=suspects.labels)
     level = Scored(scores=torch.zeros(500), labels=calibration.labels)
     features = torch.randn(4500, 4, generator=torch.Generator().manual_seed(0))
-    tests = Decision().test(flat, level, classes=10, features=features)
-    assert all(t.voted is None and t.finding.p_value == 1 for t in tests)
+    tests = Decision().test(flat, level, classes=10, ridge=regressed(flat, level, features))
+    assert all(t.finding.p_value == 1 for t in tests)
 
 
 def heavy_class(seed: int) -> tuple[Scored, Scored]:

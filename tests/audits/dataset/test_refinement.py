@@ -4,6 +4,7 @@ import torch
 from assay.audits.dataset import Refinement
 from assay.audits.dataset.decision import Scored
 from assay.samples import Samples
+from assay.stats import PooledRidge
 
 CLEAN, POISON, CALIBRATION = 240, 80, 60
 
@@ -14,7 +15,7 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def case(digits: tuple[Samples, Samples]):
-    """Real digits under one label, some stamped; a confused model's scores overlap.
+    """Real digits under two labels, some of the first stamped; a confused model's scores overlap.
 
     A third of the poison scores as clean samples do, and a tenth of the clean ones as poison.
     """
@@ -30,14 +31,17 @@ def case(digits: tuple[Samples, Samples]):
     )
     scores = torch.rand(len(images), generator=random) + high
     cut = CLEAN + POISON
-    labels = torch.zeros(len(images), dtype=torch.int64)
+    labels = (torch.arange(len(images)) % 4 == 3).long()
+    labels[is_poison] = 0
     suspects = Scored(scores=scores[:cut], labels=labels[:cut])
     calibration = Scored(scores=scores[cut:], labels=labels[cut:])
     return suspects, calibration, pixels(images), is_poison[:cut]
 
 
 def refined(suspects, calibration, features, flags):
-    return Refinement()(flags, suspects, calibration, features, false_discovery_rate=0.1)
+    labels = torch.cat([suspects.labels, calibration.labels])
+    ridge = PooledRidge(features, labels, penalty=0.1)
+    return Refinement()(flags, suspects, calibration, ridge)
 
 
 def test_poison_that_shares_a_trigger_is_found_and_clean_samples_are_let_go(case):

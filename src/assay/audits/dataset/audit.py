@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from assay.audits.verdict import judge
 from assay.errors import InputError
-from assay.features import logits
-from assay.fitting import Feed, Preprocess, Recipe, feed, train
+from assay.features import last_maps, logits
+from assay.fitting import Feed, Precision, Preprocess, Recipe, feed, train
 from assay.networks import default_network
 from assay.randomness import Seed, child, generator, isolated
 from assay.records import record
@@ -28,13 +28,14 @@ from assay.results import (
     silent,
 )
 from assay.samples import Rows, Samples
-from assay.stats import holm
+from assay.stats import PooledRidge, holm
 
 from .confusion import ROWS, Confused, Confusion, log_odds, seen
 from .decision import Decision, Scored, Tested
 from .preflight import Preflight, nearest
 from .refinement import Refinement
 
+_PENALTY = 0.1  # of the regression on features
 _SOME = 2000  # confusing samples that others are compared with
 
 ASSUMPTIONS = (
@@ -204,7 +205,8 @@ def audit_dataset(
         model, suspects, settings.recipe, seed=child(seed, "train"), progress=progress, store=store
     )
     predicted = logits(model, confusing).argmax(1).cpu()
-    sure, before = seen(model, suspects)
+    sure, features = seen(model, suspects)
+    before = torch.cat([last_maps(model, suspects, precision=Precision.FP32), features], dim=1)
     known = log_odds(sure).gather(1, suspects.labels[:, None]).squeeze(1).float()
     cut = len(samples)
 
@@ -227,7 +229,13 @@ def audit_dataset(
     steps = looks[-1].steps
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
-    said, tested = _best_look(looks, before, samples, score, settings.decision)
+    said, tested, ridge = _best_look(
+        looks,
+        before,
+        suspects.labels,
+        score,
+        partial(settings.decision.test, classes=samples.classes),
+    )
     some = _some(held, child(seed, "held"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
     same = (some.labels[neighbours] == mixed_in.labels).double().mean().item()
@@ -256,7 +264,7 @@ def audit_dataset(
         *score(said),
         tests=tested,
         predicted=said.predicted[:cut],
-        features=_features(before, said),
+        ridge=ridge,
         invalid=invalid,
         doubts=doubts,
         settings=settings,
@@ -270,34 +278,22 @@ def audit_dataset(
 def _best_look(
     looks: Sequence[Confused],
     before: Float[Tensor, "mixed dims"],
-    samples: Samples,
+    labels: Int64[Tensor, " mixed"],
     score: Callable[[Confused], tuple[Scored, Scored]],
-    decision: Decision,
-) -> tuple[Confused, tuple[Tested, ...]]:
+    test: Callable[..., tuple[Tested, ...]],
+) -> tuple[Confused, tuple[Tested, ...], PooledRidge]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
     So the family-wise false alarm rate is kept over the looks (Bonferroni) and classes (Holm).
+    With it come the features before and after the confusion, ready to be regressed on.
     """
-    found = [
-        (
-            said,
-            decision.test(
-                *score(said),
-                classes=samples.classes,
-                features=_features(before, said),
-            ),
-        )
-        for said in looks
-    ]
-    said, tests = min(found, key=lambda pair: min(map(_p_value, pair[1])))
-    return said, tuple(_counted(test, len(found)) for test in tests)
-
-
-def _features(
-    before: Float[Tensor, "mixed dims"], said: Confused
-) -> Float[Tensor, "mixed both_dims"]:
-    """Join the features before and after the confusion."""
-    return torch.cat([before, said.features], dim=1)
+    labels, found = labels.cpu(), []
+    for said in looks:
+        features = torch.cat([before, said.features], dim=1)
+        ridge = PooledRidge(features, labels, penalty=_PENALTY)
+        found.append((said, test(*score(said), ridge=ridge), ridge))
+    said, tests, ridge = min(found, key=lambda each: min(map(_p_value, each[1])))
+    return said, tuple(_counted(test, len(found)) for test in tests), ridge
 
 
 def _p_value(test: Tested) -> float:
@@ -375,7 +371,7 @@ def _decide(
     *,
     tests: tuple[Tested, ...],
     predicted: Int64[Tensor, " samples"],
-    features: Float[Tensor, "mixed dims"],
+    ridge: PooledRidge,
     invalid: Sequence[str],
     doubts: Sequence[str],
     settings: DatasetSettings,
@@ -399,9 +395,9 @@ def _decide(
     if flagged:
         is_poison = settings.refinement(
             decision.flag(suspects, calibration, tests, flagged),
-            *decision.deciding(suspects, calibration, tests),
-            features,
-            false_discovery_rate=decision.false_discovery_rate,
+            suspects,
+            calibration,
+            ridge,
         )
     results = tuple(
         _class_result(label, samples, calibration, tests[label], adjusted, is_poison, predicted)

@@ -1,40 +1,43 @@
 """Judge every sample of a class by what the samples that stand out have in common."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from assay.stats import leave_one_out_ridge
+from assay.stats import PooledRidge
 
-_ROUNDS = 2
-_PENALTY = 1.0
+_TIMES = 3
+_SPREAD = 0.9  # quantile of the samples of other classes, which marks are measured by
+_MOST = 2.0  # mark
+_OWN = 0.5  # weight of a sample's own score
 
 
 def outvoted(
-    features: Float[Tensor, "samples dims"], high: Bool[Tensor, " samples"]
-) -> Float[Tensor, " samples"]:
+    ridge: PooledRidge, own: Bool[Tensor, " samples"], scores: Float[Tensor, " own"]
+) -> Float[Tensor, " own"]:
     """Score samples of one class by the direction in which the high ones differ from the others.
 
     A confused model says of each sample by itself how well it still fits. Some clean samples still
     fit, and some poison no longer does; but the poison shares the direction that the trigger takes
-    in the features. A linear classifier of high against other samples finds it, and judges every
-    sample by the marks of all others (`leave_one_out_ridge`, penalty 1; with 0.1 and 10 either
-    k-way or Blend came out worse on CIFAR-10, seed 0). The first of two rounds learns from `high`,
-    the second from as many of the highest of the first; after more, WaNet and Blend lose poison.
+    in the features. A linear regression of the scores finds it, and judges every sample by the
+    scores of all others; twice more it learns from what it said. What a sample's own score says
+    beside that is added. AUROC within the class, before and after (CIFAR-10, seeds 0 and 1,
+    exploratory; design note 0007): Adaptive-Patch .971 and .940 -> .997 and .993, k-way .903 and
+    .862 -> .971 and .973, WaNet .953 -> .982, Blend .981 -> 1.000.
 
     Args:
-        features: of the model before and after the confusion, finite.
-        high: those that stand out, neither all nor none.
+        ridge: of the features of all samples, in groups by label.
+        own: the class.
+        scores: of its samples, 0 at the median of trusted samples and 1 at their 99th percentile.
 
     Returns:
-        Higher is more like the high ones. Which samples are calibration does not enter, so that
-        they stay exchangeable with the clean suspects of their class, if `high` keeps them so.
-
-    Raises:
-        InputError: all or none are high, or a feature is not finite.
+        Higher is more like the high ones; 1 is the standard deviation in other classes. Which
+        samples are calibration does not enter, so that they stay exchangeable with the clean
+        suspects of their class.
     """
-    for _ in range(_ROUNDS):
-        said = leave_one_out_ridge(features, high, penalty=_PENALTY)
-        high = said >= said.topk(int(high.sum())).values[-1]
-        if high.all():
-            break
-    return said
+    marks = scores.clamp(0, _MOST)
+    for _ in range(_TIMES):
+        said = ridge(own, marks)
+        others = said[~own]
+        marks = (said[own] / torch.quantile(others, _SPREAD).clamp(min=1e-6)).clamp(0, _MOST)
+    return said[own] / others.std(correction=0).clamp(min=1e-6) + _OWN * scores.clamp(-_OWN, 3)

@@ -1,0 +1,73 @@
+"""What a model sees where: its last map at every resolution, coarsely."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from assay.fitting import Feed, Precision
+from assay.fitting.loop import autocast
+
+_CELLS = 4  # a side; tokens get as many as a map
+_MOST_CHANNELS = 64  # of a map
+_MOST_VALUES = 2**28  # of all samples
+
+
+def last_maps(
+    model: nn.Module, data: Feed, *, precision: Precision = Precision.AUTO
+) -> Float[Tensor, "samples dims"]:
+    """Compute the last map of each resolution, averaged over 4 x 4 cells, in evaluation mode.
+
+    Penultimate features say what a sample is; maps still say what lies where, such as a patch in a
+    corner, or a pattern over everything. Of maps with more than 64 channels, or fewer where there
+    are very many samples, random mixtures of the channels are taken, always the same.
+
+    Args:
+        model: any model; what has no maps, nor tokens, has 0 dimensions.
+        data: whose labels do not matter.
+        precision: to compute in.
+
+    Returns:
+        float32 on the CPU.
+    """
+    seen: dict[tuple[int, ...], Tensor] = {}
+
+    def keep(_: nn.Module, __: tuple[object, ...], output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            found = output.mT if output.ndim == 3 else output
+            if found.ndim >= 3 and found.shape[2:].numel() > 1:
+                seen[tuple(found.shape[2:])] = found
+
+    handles = [module.register_forward_hook(keep) for module in model.modules()]
+    batches: list[Tensor] = []
+    model.eval()
+    try:
+        with torch.inference_mode(), autocast(data.device, precision):
+            for batch in data.ordered():
+                seen.clear()
+                model(batch.inputs)
+                batches.append(_coarse(list(seen.values()), batch.inputs, samples=len(data)).cpu())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat(batches)
+
+
+def _coarse(maps: Sequence[Tensor], inputs: Tensor, *, samples: int) -> Float[Tensor, "batch dims"]:
+    cells = _CELLS * _CELLS
+    most = _MOST_VALUES // (samples * cells * max(1, len(maps)))
+    most = max(1, min(_MOST_CHANNELS, most))
+    parts = [inputs.new_zeros(len(inputs), 0, dtype=torch.float32)]
+    for each in maps:
+        channels = each.float()
+        if channels.shape[1] > most:
+            random = torch.Generator().manual_seed(0)
+            mix = torch.randn(most, channels.shape[1], generator=random).to(channels.device)
+            channels = torch.einsum("mc,bc...->bm...", mix, channels)
+        if channels.ndim == 4:
+            pooled = nn.functional.adaptive_avg_pool2d(channels, _CELLS)
+        else:
+            pooled = nn.functional.adaptive_avg_pool1d(channels.flatten(2), cells)
+        parts.append(pooled.flatten(1))
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,72 @@
+import torch
+from torch import nn
+
+from assay.features import last_maps
+from assay.fitting import Precision, Preprocess, feed
+from assay.networks import mlp, resnet
+from assay.randomness import Seed, isolated
+
+CPU = torch.device("cpu")
+PLAIN = Preprocess(mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    plain = Preprocess(mean=(0.0,) * inputs.shape[1], std=(1.0,) * inputs.shape[1])
+    data = feed(inputs, torch.zeros(len(inputs)).long(), preprocess=plain, device=CPU)
+    return last_maps(model, data, precision=Precision.FP32)
+
+
+def images(count: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, 32, 32), generator=random, dtype=torch.uint8)
+
+
+def test_the_last_map_of_each_resolution_is_kept_in_four_by_four_cells() -> None:
+    with isolated(Seed(0), CPU):
+        model = resnet(classes=5)
+    inputs = images(300)  # of more than one batch
+    found = maps(model, inputs)
+    assert found.shape == (300, 16 * (16 + 32 + 64))
+    with torch.no_grad():
+        first = model[:4](PLAIN(inputs[:7].permute(0, 2, 3, 1)))
+        expected = nn.functional.adaptive_avg_pool2d(first, 4).flatten(1)
+    assert torch.allclose(found[:7, :256], expected, atol=1e-4)
+
+
+def test_they_say_where_a_patch_lies() -> None:
+    with isolated(Seed(0), CPU):
+        model = resnet(classes=5)
+    plain, stamped = images(1), images(1)
+    stamped[:, :, -4:, -4:] = 255
+    differ = (maps(model, plain) - maps(model, stamped))[0, :256].view(16, 16).abs().amax(0)
+    assert differ[15] > 0
+    assert differ[[0, 1, 2, 4, 5, 8]].max() < 1e-5
+
+
+def test_many_channels_are_mixed_always_alike() -> None:
+    with isolated(Seed(0), CPU):
+        model = nn.Sequential(nn.Conv2d(3, 100, 3, padding=1), nn.AdaptiveAvgPool2d(1))
+    found = maps(model, images(5))
+    assert found.shape == (5, 64 * 16)
+    assert torch.equal(found, maps(model, images(5)))
+
+
+def test_tokens_count_as_a_map() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 24, 4, 4)
+            self.norm = nn.LayerNorm(24)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.patches(x).flatten(2).mT).mean(1)
+
+    with isolated(Seed(0), CPU):
+        model = Tokens()
+    assert maps(model, images(5)).shape == (5, 2 * 16 * 24)  # the patches' map, and the tokens
+
+
+def test_a_network_for_rows_has_none() -> None:
+    with isolated(Seed(0), CPU):
+        model = mlp(classes=3, dims=8)
+    assert maps(model, torch.randn(20, 8)).shape == (20, 0)
