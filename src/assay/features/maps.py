@@ -11,7 +11,7 @@ from assay.fitting.loop import autocast
 
 _CELLS = 4  # a side; tokens get as many as a map
 _MOST_CHANNELS = 64  # of a map
-_MOST_VALUES = 2**28  # of all samples
+_MOST_VALUES = 2**27  # of all samples, 512 MiB
 
 
 def last_maps(

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from assay.errors import InputError
 
+_PART = 8192  # samples that are whitened at once
+
 
 class PooledRidge:
     r"""Predict marks of one group from features; what features vary by, all groups tell.
@@ -56,9 +58,13 @@ class PooledRidge:
         x /= x.std(0, correction=0).clamp(min=1e-6)
         spread = (x.T @ x).double()
         spread.diagonal().add_(penalty * len(x))
-        lower = torch.linalg.cholesky(spread).float()
-        self._whitened = torch.linalg.solve_triangular(lower, x.T, upper=False).T.contiguous()
-        self._leverage = self._whitened.square().sum(1)
+        lower = torch.linalg.cholesky(spread)
+        identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+        whiten = torch.linalg.solve_triangular(lower, identity, upper=False).T.float()
+        for part in x.split(_PART):  # in place: there may be a gigabyte of them
+            part.copy_(part @ whiten)
+        self._whitened = x
+        self._leverage = x.square().sum(1)
 
     def __call__(
         self, group: Bool[Tensor, " samples"], marks: Float[Tensor, " own"]
