@@ -142,7 +142,7 @@ def test_samples_with_a_common_direction_outvote_weak_scores() -> None:
     assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]
     flags = decision.flag(suspects, calibration, tests, (7,))
     assert flags[rows].double().mean() > 0.7
-    found = Refinement()(flags, suspects, calibration, ridge)
+    found = Refinement()(flags, suspects.labels, tests)
     assert found[rows].double().mean() > 0.9
     assert int(found.sum()) < 110
     voted = tests[7].voted
@@ -150,6 +150,14 @@ def test_samples_with_a_common_direction_outvote_weak_scores() -> None:
     own = suspects.labels == 7
     is_poison = torch.isin(own.nonzero().squeeze(1), rows)
     assert auroc(voted.suspects, is_poison) > 0.99 > auroc(suspects.scores[own], is_poison)
+    ours, theirs = decision.outvoted(suspects, calibration, tests)
+    for label in range(10):
+        trusted = theirs.scores[theirs.labels == label]
+        assert trusted.median() == pytest.approx(0, abs=0.1)
+        assert torch.quantile(trusted, 0.95) == pytest.approx(1, abs=1e-4)
+    everyone = torch.zeros_like(own)
+    everyone[rows] = True
+    assert auroc(ours.scores, everyone) > 0.99
 
 
 def test_with_little_calibration_other_classes_show_how_far_a_vote_reaches() -> None:
@@ -166,7 +174,7 @@ def test_with_little_calibration_other_classes_show_how_far_a_vote_reaches() -> 
     tests = Decision().test(weak, calibration, classes=10, ridge=ridge)
     p_values = torch.tensor([t.finding.p_value for t in tests]).double()
     assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]
-    assert tests[7].voted is not None
+    assert tests[7].by_vote
 
 
 @pytest.mark.parametrize("calibration_count", [500, 100])  # an exact scan, the tail of others

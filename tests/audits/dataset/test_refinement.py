@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from assay.audits.dataset import Refinement
-from assay.audits.dataset.decision import Scored
+from assay.audits.dataset import Refinement, decision
+from assay.audits.dataset.decision import Scored, Voted
+from assay.audits.dataset.outvoting import outvoted
+from assay.results import Finding
 from assay.samples import Samples
 from assay.stats import PooledRidge
 
@@ -40,8 +42,16 @@ def case(digits: tuple[Samples, Samples]):
 
 def refined(suspects, calibration, features, flags):
     labels = torch.cat([suspects.labels, calibration.labels])
-    ridge = PooledRidge(features, labels, penalty=0.1)
-    return Refinement()(flags, suspects, calibration, ridge)
+    scores = torch.cat([suspects.scores, calibration.scores])
+    ridge, tests = PooledRidge(features, labels, penalty=0.1), []
+    for label in range(2):
+        own = labels == label
+        is_suspect = torch.arange(len(labels))[own] < len(suspects.labels)
+        said = outvoted(ridge, own, scores[own])
+        voted = Voted(suspects=said[is_suspect], calibration=said[~is_suspect], threshold=0.0)
+        finding = Finding(question="?", samples=int(own.sum()), effect=0.1, p_value=0.01)
+        tests.append(decision.Tested(finding=finding, scan=None, voted=voted))
+    return Refinement()(flags, suspects.labels, tests)
 
 
 def test_poison_that_shares_a_trigger_is_found_and_clean_samples_are_let_go(case):

@@ -28,7 +28,7 @@ from assay.results import (
     silent,
 )
 from assay.samples import Rows, Samples
-from assay.stats import PooledRidge, holm
+from assay.stats import PooledRidge, conformal_p_values, holm
 
 from .confusion import ROWS, Confused, Confusion, log_odds, seen
 from .decision import Decision, Scored, Tested
@@ -120,12 +120,12 @@ class DatasetAudit:
 
     findings: Findings
     scores: Float[Tensor, " samples"]
-    """Which the verdict rests on (`standardised`): about 0 at the median of trusted samples and 1
-    at their 99th percentile, higher is more suspicious."""
+    """Outvoted by what the high ones of the class have in common (`outvoted`): 0 at the median of
+    the trusted samples of the class and 1 at their 95th percentile, higher is more suspicious."""
     p_values: Float[Tensor, " samples"]
     """Conformal, in (0, 1]."""
     is_poison: Bool[Tensor, " samples"]
-    """Flagged samples; in a flagged class not simply those above a score, see `Refinement`."""
+    """Flagged samples, see `Refinement`."""
     classes: tuple[ClassResult, ...]
     calibration_scores: Float[Tensor, " calibration"]
     calibration_labels: Int64[Tensor, " calibration"]
@@ -229,7 +229,7 @@ def audit_dataset(
     steps = looks[-1].steps
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
-    said, tested, ridge = _best_look(
+    said, tested = _best_look(
         looks,
         before,
         suspects.labels,
@@ -264,7 +264,6 @@ def audit_dataset(
         *score(said),
         tests=tested,
         predicted=said.predicted[:cut],
-        ridge=ridge,
         invalid=invalid,
         doubts=doubts,
         settings=settings,
@@ -281,19 +280,18 @@ def _best_look(
     labels: Int64[Tensor, " mixed"],
     score: Callable[[Confused], tuple[Scored, Scored]],
     test: Callable[..., tuple[Tested, ...]],
-) -> tuple[Confused, tuple[Tested, ...], PooledRidge]:
+) -> tuple[Confused, tuple[Tested, ...]]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
     So the family-wise false alarm rate is kept over the looks (Bonferroni) and classes (Holm).
-    With it come the features before and after the confusion, ready to be regressed on.
     """
     labels, found = labels.cpu(), []
     for said in looks:
         features = torch.cat([before, said.features], dim=1)
         ridge = PooledRidge(features, labels, penalty=_PENALTY)
-        found.append((said, test(*score(said), ridge=ridge), ridge))
-    said, tests, ridge = min(found, key=lambda each: min(map(_p_value, each[1])))
-    return said, tuple(_counted(test, len(found)) for test in tests), ridge
+        found.append((said, test(*score(said), ridge=ridge)))
+    said, tests = min(found, key=lambda each: min(map(_p_value, each[1])))
+    return said, tuple(_counted(test, len(found)) for test in tests)
 
 
 def _p_value(test: Tested) -> float:
@@ -371,7 +369,6 @@ def _decide(
     *,
     tests: tuple[Tested, ...],
     predicted: Int64[Tensor, " samples"],
-    ridge: PooledRidge,
     invalid: Sequence[str],
     doubts: Sequence[str],
     settings: DatasetSettings,
@@ -390,15 +387,12 @@ def _decide(
         )
     )
     flagged = tuple((adjusted <= alpha).nonzero().squeeze(1).tolist())
-    p_values = decision.p_values(suspects, calibration, classes=classes)
     is_poison = torch.zeros_like(suspects.labels, dtype=torch.bool)
     if flagged:
         is_poison = settings.refinement(
-            decision.flag(suspects, calibration, tests, flagged),
-            suspects,
-            calibration,
-            ridge,
+            decision.flag(suspects, calibration, tests, flagged), suspects.labels, tests
         )
+    shown, trusted = decision.outvoted(suspects, calibration, tests)
     results = tuple(
         _class_result(label, samples, calibration, tests[label], adjusted, is_poison, predicted)
         for label in range(classes)
@@ -419,11 +413,11 @@ def _decide(
             cost=cost,
             not_examined=NOT_EXAMINED,
         ),
-        scores=suspects.scores,
-        p_values=p_values,
+        scores=shown.scores,
+        p_values=conformal_p_values(shown.scores, trusted.scores),
         is_poison=is_poison,
         classes=results,
-        calibration_scores=calibration.scores,
+        calibration_scores=trusted.scores,
         calibration_labels=calibration.labels,
         sample_passes=sample_passes,
     )
@@ -457,7 +451,7 @@ def _class_result(  # noqa: PLR0917
         verdict=Verdict.INCONCLUSIVE,
         reason=tested.finding.reason,
         target=samples.class_names[int(predicted[own].mode().values)] if own.any() else None,
-        by_vote=tested.voted is not None,
+        by_vote=tested.by_vote,
     )
 
 

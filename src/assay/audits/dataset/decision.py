@@ -45,7 +45,9 @@ class Tested:
     scan: TailScan | None
     """Against the tail that it exceeds most; None where the class could not be tested."""
     voted: "Voted | None" = None
-    """Where these scores show the class's excess best."""
+    """None where the class could not be tested, or there are no features."""
+    by_vote: bool = False
+    """Whether the outvoted scores show the class's excess best."""
 
 
 @record
@@ -219,14 +221,16 @@ class Decision:
             scan = tail_scan(own, fit_tail(others), odds=odds, fewest=self.fewest_poison)
             weight, p_value = _VOTED_BY_TAIL, scan.p_value
             threshold, effect = scan.threshold, (scan.above - scan.expected) / len(own)
-        finding, voted = tested.finding, None
+        finding = tested.finding
         assert finding.p_value is not None, "a class without an answer was voted on"
         scored, vote = finding.p_value / (1 - weight), p_value / weight
-        if vote < scored:
-            voted = Voted(suspects=own, calibration=reference, threshold=threshold)
-            finding = dataclasses.replace(finding, effect=effect)
-        finding = dataclasses.replace(finding, p_value=min(1.0, scored, vote))
-        return Tested(finding=finding, scan=tested.scan, voted=voted)
+        finding = dataclasses.replace(
+            finding,
+            effect=effect if vote < scored else finding.effect,
+            p_value=min(1.0, scored, vote),
+        )
+        voted = Voted(suspects=own, calibration=reference, threshold=threshold)
+        return Tested(finding=finding, scan=tested.scan, voted=voted, by_vote=vote < scored)
 
     def _unanswerable(self, samples: int, calibration: int, *, can_judge: bool) -> str:
         if not can_judge:
@@ -266,13 +270,39 @@ class Decision:
         for label in flagged_classes:
             rows = (suspects.labels == label).nonzero().squeeze(1)
             voted = tests[label].voted
-            if voted is not None:
+            if voted is not None and tests[label].by_vote:
                 flags[rows] = voted.suspects >= voted.threshold
                 continue
             found = benjamini_hochberg(p_values[rows].double()) <= self.false_discovery_rate
             cut = self._cut(suspects.scores[rows] - shifts[label], found, tail, tests[label])
             flags[rows] = suspects.scores[rows] - shifts[label] >= cut
         return flags
+
+    def outvoted(
+        self, suspects: Scored, calibration: Scored, tests: Sequence[Tested]
+    ) -> tuple[Scored, Scored]:
+        """Put the outvoted scores in the place of the others, on a scale that classes share.
+
+        The median of the calibration of a class becomes 0 and its 95th percentile 1; of all
+        calibration where the class has little.
+        """
+        ours, theirs = suspects.scores.clone(), calibration.scores.clone()
+        for label, tested in enumerate(tests):
+            if tested.voted is not None:
+                ours[suspects.labels == label] = tested.voted.suspects
+                theirs[calibration.labels == label] = tested.voted.calibration
+        everyone = theirs.clone()
+        for label in range(len(tests)):
+            own = calibration.labels == label
+            reference = everyone[own] if int(own.sum()) >= self.fewest_voting else everyone
+            middle, far = torch.quantile(reference, torch.tensor([0.5, 0.95])).tolist()
+            for scores, labels in ((ours, suspects.labels), (theirs, calibration.labels)):
+                mine = labels == label
+                scores[mine] = (scores[mine] - middle) / max(far - middle, 1e-6)
+        return (
+            Scored(scores=ours, labels=suspects.labels),
+            Scored(scores=theirs, labels=calibration.labels),
+        )
 
     def _cut(
         self,

@@ -1,14 +1,14 @@
 """Choose the samples of a flagged class anew, by what those that stand out have in common."""
 
-import torch
-from jaxtyping import Bool, Float
+from collections.abc import Sequence
+
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from assay.records import record
-from assay.stats import PooledRidge, conformal_p_values, contamination, fit_two_groups
+from assay.stats import conformal_p_values, contamination, fit_two_groups
 
-from .decision import Scored
-from .outvoting import outvoted
+from .decision import Tested
 
 
 @record
@@ -40,20 +40,16 @@ class Refinement:
     def __call__(
         self,
         flags: Bool[Tensor, " suspects"],
-        suspects: Scored,
-        calibration: Scored,
-        ridge: PooledRidge,
+        labels: Int64[Tensor, " suspects"],
+        tests: Sequence[Tested],
     ) -> Bool[Tensor, " suspects"]:
-        """Refine the flags; `ridge` is of the features of the suspects, then of the calibration."""
+        """Refine the flags of samples by the outvoted scores of their classes."""
         refined = flags.clone()
-        labels = torch.cat([suspects.labels, calibration.labels])
-        scores = torch.cat([suspects.scores, calibration.scores])
-        for label in suspects.labels[flags].unique().tolist():
-            own = (suspects.labels == label).nonzero().squeeze(1)
-            if int(flags[own].sum()) < self.fewest_flagged:
+        for label in labels[flags].unique().tolist():
+            own, voted = (labels == label).nonzero().squeeze(1), tests[label].voted
+            if voted is None or int(flags[own].sum()) < self.fewest_flagged:
                 continue
-            said = outvoted(ridge, labels == label, scores[labels == label])
-            found = self._found(said[: len(own)], said[len(own) :])
+            found = self._found(voted.suspects, voted.calibration)
             if found is not None and found[flags[own]].double().mean() >= self.least_kept:
                 refined[own] = found
         return refined
