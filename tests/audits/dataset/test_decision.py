@@ -191,6 +191,20 @@ def test_a_vote_among_clean_samples_raises_few_alarms(calibration_count: int) ->
     assert alarms <= 4
 
 
+def test_a_class_beside_hardly_any_others_is_asked_of_its_scores_alone() -> None:
+    suspects, calibration = drawn(1, suspects=400, calibration=110)
+    labels = (torch.arange(400) < 20).long()  # nearly all of one class, which few trusted ones have
+    own = (torch.arange(110) < 70).long()
+    few = Scored(scores=suspects.scores, labels=labels)
+    little = Scored(scores=calibration.scores, labels=own)
+    features = torch.randn(510, 4, generator=torch.Generator().manual_seed(0))
+    tests = Decision().test(few, little, classes=2, ridge=regressed(few, little, features))
+    assert [test.voted is None for test in tests] == [True, False]
+    assert all(test.finding.p_value is not None for test in tests)
+    shown, _ = Decision().outvoted(few, little, tests)
+    assert shown.scores.isfinite().all()
+
+
 def test_equal_scores_say_nothing_and_are_borne() -> None:
     suspects, calibration = drawn(1)
     flat = Scored(scores=torch.zeros(4000), labels=suspects.labels)

@@ -45,7 +45,7 @@ class Tested:
     scan: TailScan | None
     """Against the tail that it exceeds most; None where the class could not be tested."""
     voted: "Voted | None" = None
-    """None where the class could not be tested, or there are no features."""
+    """None where the class could not be tested, there are no features, or hardly other classes."""
     by_vote: bool = False
     """Whether the outvoted scores show the class's excess best."""
 
@@ -216,6 +216,8 @@ class Decision:
             exact = exceedance_scan(own, reference)
             weight, p_value = _VOTED, exact.p_value
             threshold, effect = exact.threshold, exact.excess
+        elif len(others) < self.fewest_calibration:
+            return tested
         else:
             odds = self.tail_odds * _heavier(reference, others)
             scan = tail_scan(own, fit_tail(others), odds=odds, fewest=self.fewest_poison)
