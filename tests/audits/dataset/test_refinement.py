@@ -8,7 +8,7 @@ from assay.results import Finding
 from assay.samples import Samples
 from assay.stats import PooledRidge
 
-CLEAN, POISON, CALIBRATION = 240, 80, 60
+CLEAN, POISON, CALIBRATION = 240, 80, 80
 
 
 def pixels(images: torch.Tensor) -> torch.Tensor:
@@ -103,3 +103,20 @@ def test_all_samples_of_a_class_flagged_stay(case):
     low = Scored(scores=calibration.scores + 9, labels=calibration.labels)
     everything = torch.ones_like(is_poison)
     assert refined(suspects, low, features, everything).all()
+
+
+def test_flags_stay_where_two_kinds_of_clean_samples_stand_apart(case):
+    suspects, calibration, features, is_poison = case
+    labels = torch.cat([suspects.labels, calibration.labels])
+    features = features.clone()
+    kind = torch.arange(len(labels)) % 8 == 1  # of class 0, calibration too
+    features[kind, :20] += 40 * features.std()
+    scores = torch.where(kind, 1.0, 0.0)[: len(suspects.labels)]
+    high = Scored(scores=scores + 0.01 * suspects.scores, labels=suspects.labels)
+    low = Scored(
+        scores=torch.where(kind, 1.0, 0.0)[len(suspects.labels) :] + 0.01 * calibration.scores,
+        labels=calibration.labels,
+    )
+    flags = torch.zeros_like(is_poison)
+    flags[kind[: len(flags)].nonzero().squeeze(1)[:20]] = True
+    assert torch.equal(refined(high, low, features, flags), flags)

@@ -10,6 +10,8 @@ from assay.stats import conformal_p_values, contamination, fit_two_groups
 
 from .decision import Tested
 
+_MOST_FALSE = 0.5  # of what would be flagged, by the calibration that lies as high
+
 
 @record
 class Refinement:
@@ -18,9 +20,12 @@ class Refinement:
     See `outvoted`. Calibration samples take part under the same rule as suspects, so they stay
     exchangeable with the clean ones. Where the class falls into two groups, those in the upper one
     are flagged. Where the groups overlap, it is those that are at least `least_likely` poison, and
-    that few calibration samples reach. On 16 attacked sets of CIFAR-10 (seeds 0 to 2, exploratory;
-    design note 0007) mean TPR and FPR in % are 96.9 and .42 with `least_likely` .2 and `most_clean`
-    .08; 96.3 and .35 at .3, 97.3 and .48 at .15; 95.7 and .36 with .05, 97.4 and .56 without it.
+    that few calibration samples reach. A class keeps its flags where half of those would be clean:
+    of one that holds a few cover samples, two kinds of clean ones may stand apart.
+
+    On 16 attacked sets of CIFAR-10 (seeds 0 to 2, exploratory; design note 0007) mean TPR and FPR
+    in % are 96.9 and .42 with `least_likely` .2 and `most_clean` .08; 96.3 and .35 at .3, 97.3 and
+    .48 at .15; 95.7 and .36 with .05, 97.4 and .56 without it.
     """
 
     fewest_calibration: int = 50
@@ -57,10 +62,16 @@ class Refinement:
     def _found(
         self, said: Float[Tensor, " own"], trusted: Float[Tensor, " trusted"]
     ) -> Bool[Tensor, " own"] | None:
-        groups = fit_two_groups(said)
+        groups, is_known = fit_two_groups(said), len(trusted) >= self.fewest_calibration
         if groups.separation >= self.apart:
-            return said >= groups.threshold
-        if len(trusted) < self.fewest_calibration:
+            found = said >= groups.threshold
+        elif is_known:
+            likely = contamination(said, trusted) >= self.least_likely
+            found = likely & (conformal_p_values(said, trusted) <= self.most_clean)
+        else:
             return None
-        likely = contamination(said, trusted) >= self.least_likely
-        return likely & (conformal_p_values(said, trusted) <= self.most_clean)
+        if is_known and found.any():
+            clean = len(said) * (trusted >= said[found].min()).double().mean().item()
+            if clean > _MOST_FALSE * int(found.sum()):
+                return None
+        return found
