@@ -38,12 +38,11 @@ def test_the_demo_finds_proves_and_repairs(run: Run) -> None:
     assert before["asr"] > 0.5
     assert after["asr"] < 0.1
     assert after["accuracy"] > 0.9
-    assert after["samples"] == before["samples"] - parsed_flagged(result.stdout)
+    found, wrong = flagged_of(result.stdout, "that"), flagged_of(result.stdout, "left")
+    assert after["samples"] == before["samples"] - found - wrong
+    assert (found, wrong) == (30, pytest.approx(0, abs=5))
 
 
-def parsed_flagged(text: str) -> int:
-    return sum(
-        int(line.split()[-1].replace(",", ""))
-        for line in text.splitlines()
-        if line.strip().startswith("digits ")
-    )
+def flagged_of(text: str, which: str) -> int:
+    (line,) = (line for line in text.splitlines() if line.strip().startswith(f"digits {which} "))
+    return int(line.split()[-1].replace(",", ""))

@@ -79,6 +79,9 @@ def test_a_class_with_little_calibration_is_refined_only_where_groups_stand_apar
     flags = suspects.scores >= 1
     apart = refined(suspects, few, features, flags)
     assert apart[is_poison].double().mean() > 0.95
+    reached = features.clone()
+    reached[len(suspects.labels)] = features[:POISON].mean(0)  # one of the calibration joins them
+    assert torch.equal(refined(suspects, few, reached, flags), flags)
     random = torch.Generator().manual_seed(0)
     blurred = features + 60 * torch.randn(features.shape, generator=random)
     assert torch.equal(refined(suspects, few, blurred, flags), flags)

@@ -29,7 +29,8 @@ class Refinement:
     """
 
     fewest_calibration: int = 50
-    """A class with fewer calibration samples keeps its flags unless the groups stand `apart`."""
+    """A class with fewer calibration samples keeps its flags unless the groups stand `apart` and
+    none of these samples lies in the upper one."""
     fewest_flagged: int = 16
     """A class with fewer flagged samples keeps its flags."""
     least_kept: float = 0.5
@@ -70,8 +71,9 @@ class Refinement:
             found = likely & (conformal_p_values(said, trusted) <= self.most_clean)
         else:
             return None
-        if is_known and found.any():
-            clean = len(said) * (trusted >= said[found].min()).double().mean().item()
-            if clean > _MOST_FALSE * int(found.sum()):
+        if found.any():
+            reached = (trusted >= said[found].min()).double()
+            clean = len(said) * reached.mean().item()
+            if clean > (_MOST_FALSE * int(found.sum()) if is_known else 0):
                 return None
         return found
