@@ -212,8 +212,9 @@ class _Kept:
 
 
 def _kept(case: Case, settings: DatasetSettings) -> _Kept:
-    confusion = settings.confusion_for(prepare(case).suspects)
-    method = repr((settings.recipe, confusion, settings.most_calibration))
+    suspects = prepare(case).suspects
+    confusion, focus = settings.confusion_for(suspects), settings.focus_for(suspects)
+    method = repr((settings.recipe, focus, confusion, settings.most_calibration))
     return _Kept(folder=grid.CACHE / "audits" / grid.digest({**case.recipe, "method": method}))
 
 

@@ -38,6 +38,17 @@ def test_an_epoch_serves_every_sample_once_with_its_label(index: int) -> None:
         assert torch.equal((batch.inputs[:, 0, 0, 0] * 255).round().long(), batch.rows % 256)
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_epoch_among_some_serves_those_alone(index: int) -> None:
+    data = both(1000)[index]
+    some = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:333]
+    batches = list(data.shuffled(48, seed=Seed(0), among=some))
+    assert len(batches) == data.steps(48, samples=333)
+    assert torch.equal(torch.cat([b.rows for b in batches]).sort().values, some.sort().values)
+    for batch in batches:
+        assert torch.equal((batch.inputs[:, 0, 0, 0] * 255).round().long(), batch.rows % 256)
+
+
 def test_streamed_and_resident_data_are_served_alike_in_order() -> None:
     resident, streamed = both(300)
     for first, second in zip(resident.ordered(64), streamed.ordered(64), strict=False):

@@ -7,7 +7,18 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from assay.features import logits
-from assay.fitting import Feed, Precision, Preprocess, Recipe, feed, one_cycle, sgd, train
+from assay.fitting import (
+    EVERYTHING,
+    Feed,
+    Focus,
+    Precision,
+    Preprocess,
+    Recipe,
+    feed,
+    one_cycle,
+    sgd,
+    train,
+)
 from assay.networks import default_network, resnet
 from assay.randomness import Seed, isolated
 
@@ -79,13 +90,21 @@ class Memory:
         return self.held.get(name)
 
 
-def trained(data: Feed, seed: Seed, *, stops: int = 0, dropout: float = 0.0) -> dict[str, Tensor]:
+def trained(
+    data: Feed,
+    seed: Seed,
+    *,
+    stops: int = 0,
+    dropout: float = 0.0,
+    focus: Focus = EVERYTHING,
+) -> dict[str, Tensor]:
     """Train three epochs, and be interrupted at the start of the last `stops` of them."""
     store = Memory()
-    steps = data.steps(128)
+    sizes = focus.sizes(len(data), 3)
+    left = sum(data.steps(128, samples=size) for size in sizes[3 - stops :])
 
     def stop(_: str, done: int, total: int) -> None:
-        if stops and done == total - stops * steps + 1 and len(seen) < 1:
+        if stops and done == total - left + 1 and len(seen) < 1:
             seen.append(done)
             raise InterruptedWorkError
 
@@ -94,18 +113,19 @@ def trained(data: Feed, seed: Seed, *, stops: int = 0, dropout: float = 0.0) -> 
         with isolated(seed, CPU):
             model = nn.Sequential(resnet(classes=10, channels=1, width=8), nn.Dropout(dropout))
         try:
-            train(model, data, Recipe(epochs=3), seed=seed, progress=stop, store=store)
+            train(model, data, Recipe(epochs=3), seed=seed, focus=focus, progress=stop, store=store)
         except InterruptedWorkError:
             continue
         return model.state_dict()
 
 
+@pytest.mark.parametrize("focus", [EVERYTHING, Focus()])
 def test_interrupted_training_ends_in_the_same_weights(
-    digits: tuple[Feed, Feed], monkeypatch: pytest.MonkeyPatch
+    digits: tuple[Feed, Feed], monkeypatch: pytest.MonkeyPatch, focus: Focus
 ) -> None:
     monkeypatch.setattr("assay.fitting.loop._SAVE_EVERY_S", 0.0)
-    whole = trained(digits[0], Seed(5), dropout=0.1)
-    resumed = trained(digits[0], Seed(5), stops=1, dropout=0.1)
+    whole = trained(digits[0], Seed(5), dropout=0.1, focus=focus)
+    resumed = trained(digits[0], Seed(5), stops=1, dropout=0.1, focus=focus)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

@@ -56,7 +56,7 @@ def _stages(job: DatasetJob, loaded: Loaded) -> dict[str, float]:
     confusion = settings.confusion_for(loaded.data)
     confusing = max(len(loaded.clean) // 2, len(loaded.clean) - settings.most_calibration)
     stages = {
-        "train": ordinary,
+        "train": float(sum(settings.focus_for(loaded.data).sizes(count, settings.recipe.epochs))),
         "confuse": 2.0 * confusion.steps(count, confusing) * confusion.batch_size,
         "score": _PASS * (count + len(loaded.clean)),
     }

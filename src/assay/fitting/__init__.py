@@ -8,6 +8,8 @@ from .feed import Batch as Batch
 from .feed import Feed as Feed
 from .feed import Preprocess as Preprocess
 from .feed import feed as feed
+from .focus import EVERYTHING as EVERYTHING
+from .focus import Focus as Focus
 from .loop import Precision as Precision
 from .loop import Recipe as Recipe
 from .loop import Step as Step

@@ -91,9 +91,12 @@ class Feed:
         """Count the samples."""
         return len(self.labels)
 
-    def steps(self, batch_size: int) -> int:
-        """Count the batches of a shuffled epoch, where batches of one sample are left out."""
-        whole, rest = divmod(len(self), self.pool_size)
+    def steps(self, batch_size: int, *, samples: int | None = None) -> int:
+        """Count the batches of a shuffled epoch, where batches of one sample are left out.
+
+        Of all samples, or of an epoch among so many of them.
+        """
+        whole, rest = divmod(len(self) if samples is None else samples, self.pool_size)
         return whole * _batches(self.pool_size, batch_size) + _batches(rest, batch_size)
 
     def relabelled(self, labels: Int64[Tensor, " samples"]) -> "Feed":
@@ -113,16 +116,19 @@ class Feed:
         *,
         seed: Seed,
         augment: Augment | None = None,
+        among: Int64[Tensor, " some"] | None = None,
     ) -> Iterator[Batch]:
-        """Yield one epoch in random order, augmented.
+        """Yield one epoch in random order, augmented; among some samples only, where they are told.
 
         Streamed data are shuffled in two steps, blocks of neighbouring rows into pools and rows
         within a pool.
         """
         device_random = generator(child(seed, "augment"), self.device)
         random = generator(child(seed, "order"), torch.device("cpu"))
-        for pool in self._pools(random):
-            order = torch.randperm(len(pool.rows), generator=random)
+        rows = torch.arange(len(self)) if among is None else among.sort().values
+        for pool in self._pools(rows, random):
+            places = rows if self.resident is not None else torch.arange(len(pool.rows))
+            order = places[torch.randperm(len(places), generator=random)]
             for batch in self._batches(pool, order, batch_size, augment, device_random):
                 if len(batch.rows) > 1:
                     yield batch
@@ -139,13 +145,13 @@ class Feed:
 
     def ordered(self, batch_size: int = 512) -> Iterator[Batch]:
         """Yield every sample once, in order, as it is."""
-        for pool in self._pools(None):
+        for pool in self._pools(torch.arange(len(self)), None):
             yield from self._batches(pool, torch.arange(len(pool.rows)), batch_size, None, None)
 
     def _batches(
         self,
         pool: _Pool,
-        order: Int64[Tensor, " pool"],
+        order: Int64[Tensor, " some"],
         batch_size: int,
         augment: Augment | None,
         random: torch.Generator | None,
@@ -163,11 +169,13 @@ class Feed:
                 picked = pool.inputs[there]
             yield Batch(inputs=self.preprocess(picked), targets=pool.targets[there], rows=rows)
 
-    def _pools(self, random: torch.Generator | None) -> Iterator[_Pool]:
+    def _pools(
+        self, rows: Int64[Tensor, " some"], random: torch.Generator | None
+    ) -> Iterator[_Pool]:
+        """Put these rows on the device, or all, which are there."""
         if self.resident is not None:
             yield self._pool(self.resident, torch.arange(len(self)))
             return
-        rows = torch.arange(len(self))
         if random is not None:
             blocks = list(rows.split(_BLOCK))
             order = torch.randperm(len(blocks), generator=random).tolist()

@@ -2,7 +2,8 @@
 
 import enum
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from assay.results import Forgetful, Progress, Store, silent
 
 from .augment import Augment
 from .feed import Batch, Feed
+from .focus import EVERYTHING, Focus, Losses
 from .step import Replayed, Take, may_replay
 
 _SAVE_EVERY_S = 20.0
@@ -132,35 +134,48 @@ def train(
     recipe: Recipe,
     *,
     seed: Seed,
+    focus: Focus = EVERYTHING,
     name: str = "train",
     progress: Progress = silent,
     store: Store = Forgetful(),  # noqa: B008  it has no state
 ) -> None:
     """Train `model` in place by `recipe`; goes on from the last epoch that `store` kept.
 
-    The result depends on the seed alone, not on whether it was interrupted.
+    Later epochs may show the samples of `focus` alone. The result depends on the seed alone, not
+    on whether it was interrupted.
     """
     model.to(data.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps = data.steps(recipe.batch_size)
+    sizes = focus.sizes(len(data), recipe.epochs)
+    steps = [data.steps(recipe.batch_size, samples=size) for size in sizes]
     optimizer = sgd(model, recipe)
+    chooses = min(sizes, default=len(data)) < len(data)
+    losses = Losses(len(data), recipe.batch_size, data.device) if chooses else None
 
     def epoch(index: int) -> Iterator[Batch]:
-        part = child(seed, "epoch", index)
-        return data.shuffled(recipe.batch_size, seed=part, augment=recipe.augment)
+        part, among = child(seed, "epoch", index), None
+        if losses is None:
+            return data.shuffled(recipe.batch_size, seed=part, augment=recipe.augment)
+        if sizes[index] < len(data):
+            among = focus.among(losses.last, sizes[index], seed=child(part, "among"))
+        return losses.noted(
+            data.shuffled(recipe.batch_size, seed=part, augment=recipe.augment, among=among)
+        )
 
     fit_in_parts(
         model,
         epoch,
         optimizer,
-        scheduler=one_cycle(optimizer, steps=steps * recipe.epochs),
+        scheduler=one_cycle(optimizer, steps=sum(steps)),
         parts=recipe.epochs,
         steps=steps,
         seed=seed,
         name=name,
+        loss=losses or cross_entropy,
         precision=recipe.precision,
         replay=True,
         progress=progress,
         store=store,
+        beside={"losses": losses.last} if losses else {},
     )
 
 
@@ -171,7 +186,7 @@ def fit_in_parts(
     *,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     parts: int,
-    steps: int,
+    steps: int | Sequence[int],
     seed: Seed,
     name: str,
     loss: Loss = cross_entropy,
@@ -179,16 +194,17 @@ def fit_in_parts(
     replay: bool = False,
     progress: Progress = silent,
     store: Store = Forgetful(),  # noqa: B008  it has no state
+    beside: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Run `fit` on `parts` parts of `steps` batches each; goes on from the last part kept.
 
     Args:
         model: trained in place, on the device where it is.
-        batches: makes the batches of a part, from its index and what it closes over alone.
+        batches: makes the batches of a part, from its index, `beside`, and what it closes over.
         optimizer: of the model's parameters; SGD with momentum, whose state is kept.
         scheduler: sets the rates, from the number of steps alone.
         parts: how many parts there are.
-        steps: batches in a part, for the progress.
+        steps: batches in a part, or in each of them, for the progress.
         seed: for what the model draws while it trains (dropout).
         name: of the work, in `store` and for `progress`.
         loss: what is minimised.
@@ -197,16 +213,18 @@ def fit_in_parts(
             CUDA the step of a plain network is then recorded once and replayed (`step.py`).
         progress: told after every step.
         store: keeps the last finished part, at most every 20 seconds and at the end.
+        beside: what else changes in place from part to part; kept and restored with the model.
     """
+    each = [steps] * parts if isinstance(steps, int) else steps
     saved = time.monotonic()
     device = next(model.parameters()).device
     take = _steps(model, optimizer, loss, precision, replay=replay)
-    for part in range(_restore(store.load(name), model, optimizer, scheduler), parts):
+    for part in range(_restore(store.load(name), model, optimizer, scheduler, beside), parts):
         with isolated(child(seed, "dropout", part), device):
-            reported = _reported(batches(part), name, part * steps, parts * steps, progress)
+            reported = _reported(batches(part), name, sum(each[:part]), sum(each), progress)
             _fit(model, reported, take, scheduler)
         if part + 1 == parts or time.monotonic() - saved > _SAVE_EVERY_S:
-            store.save(name, _snapshot(model, optimizer, scheduler, part + 1))
+            store.save(name, _snapshot(model, optimizer, scheduler, beside, part + 1))
             saved = time.monotonic()
 
 
@@ -275,12 +293,14 @@ def _snapshot(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    beside: Mapping[str, Tensor],
     parts: int,
 ) -> dict[str, Tensor]:
     momenta = optimizer.state_dict()["state"]
     return {
         **{f"model/{key}": value for key, value in model.state_dict().items()},
         **{f"momentum/{key}": value["momentum_buffer"] for key, value in momenta.items()},
+        **{f"beside/{key}": value for key, value in beside.items()},
         "steps": torch.tensor(scheduler.last_epoch),
         "parts": torch.tensor(parts),
     }
@@ -291,12 +311,15 @@ def _restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    beside: Mapping[str, Tensor],
 ) -> int:
     if kept is None:
         return 0
     model.load_state_dict(_under(kept, "model/"))
     momenta = {int(k): {"momentum_buffer": v} for k, v in _under(kept, "momentum/").items()}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": momenta})
+    for key, value in beside.items():
+        value.copy_(kept[f"beside/{key}"])
     steps = int(kept["steps"])
     scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": steps})
     for group, rate in zip(optimizer.param_groups, _rates(scheduler, steps), strict=True):

@@ -31,8 +31,8 @@ def test_wrong_labels_are_a_distribution_that_never_favours_the_label() -> None:
 
 def test_the_steps_follow_the_suspects_and_stay_short_for_few() -> None:
     confusion = Confusion()
-    assert confusion.steps(13_000, 1000) == 400
-    assert confusion.steps(51_000, 500) == 1600
+    assert confusion.steps(13_000, 1000) == 300
+    assert confusion.steps(51_000, 500) == 1200
     assert confusion.steps(1_400, 500) == 150
     assert confusion.steps(10, 500) == 50
 
