@@ -62,14 +62,14 @@ PARTS = ("asr", "audit", "cleansed", "baselines", "published")
 
 
 def main() -> int:
-    asked = _parser().parse_args()
+    asking = parser(__doc__)
+    asking.add_argument(
+        "--only", type=_names(PARTS), default=list(PARTS[:4]), help="default: all but published"
+    )
+    asking.add_argument("--list", action="store_true", help="only say which cells are done")
+    asked = asking.parse_args()
     torch.set_num_threads(asked.threads)
-    groups = [
-        _group(_case(asked, data, scenario, seed), asked.only)
-        for data in asked.data
-        for seed in asked.seeds
-        for scenario in _scenarios(asked.scenario, data)
-    ]
+    groups = [_group(case, asked.only) for case in cases(asked)]
     if asked.list:
         for group in groups:
             for cell in group.cells:
@@ -79,13 +79,13 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser(purpose: str | None) -> argparse.ArgumentParser:
+    """Ask for cases, and where to compute them."""
+    parser = argparse.ArgumentParser(description=purpose)
     add = parser.add_argument
     add("--data", type=_names(DATA_SETS), default=["cifar10"], help="comma-separated, in order")
     add("--scenario", type=_names(("all", CLEAN, *SCENARIOS)), default=["all"])
     add("--seed", "--seeds", dest="seeds", type=_numbers, default=[0], help="such as 0 or 0-19,25")
-    add("--only", type=_names(PARTS), default=list(PARTS[:4]), help="default: all but published")
     add("--network", choices=NETWORKS, default="default")
     add("--rates", choices=("own", "published"), default="own", help="of poison; default: own")
     add("--train", type=int, help="training samples")
@@ -95,8 +95,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=int, default=1)
     add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
-    add("--list", action="store_true", help="only say which cells are done")
     return parser
+
+
+def cases(asked: argparse.Namespace) -> list[Case]:
+    """List the cases that were asked for, seed by seed."""
+    return [
+        _case(asked, data, scenario, seed)
+        for data in asked.data
+        for seed in asked.seeds
+        for scenario in _scenarios(asked.scenario, data)
+    ]
 
 
 def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
@@ -146,17 +155,17 @@ def _group(case: Case, parts: Sequence[str]) -> grid.Group:
     settings = DatasetSettings()
     if case.training.epochs != Recipe().epochs:
         settings = dataclasses.replace(settings, recipe=case.training)
-    audit = _cell(case, "audit", repr(settings), lambda: _audit(case, settings))
+    audited = _cell(case, "audit", repr(settings), lambda: audit(case, settings))
     cells: list[grid.Cell] = []
     if "asr" in parts:
         cells.append(_cell(case, "undefended", "", lambda: _undefended(case)))
     if "asr" in parts and case.attack is not None:
         cells.append(_cell(case, "reference", "", lambda: _reference(case)))
     if "audit" in parts:
-        cells.append(audit)
+        cells.append(audited)
     if "cleansed" in parts and case.attack is not None:
-        there = audit.path(RESULTS)
-        cells.append(_cell(case, "cleansed", audit.digest, lambda: _cleansed(case, there)))
+        there = audited.path(RESULTS)
+        cells.append(_cell(case, "cleansed", audited.digest, lambda: _cleansed(case, there)))
     if "baselines" in parts and case.attack is not None:
         cells += [_baseline(case, name) for name in BASELINES if _suits(name, case)]
     if "published" in parts and case.attack is not None:
@@ -218,7 +227,8 @@ def _kept(case: Case, settings: DatasetSettings) -> _Kept:
     return _Kept(folder=grid.CACHE / "audits" / grid.digest({**case.recipe, "method": method}))
 
 
-def _audit(case: Case, settings: DatasetSettings) -> grid.Result:
+def audit(case: Case, settings: DatasetSettings) -> grid.Result:
+    """Audit a case, and compare what was found with the truth."""
     prepared, kept = prepare(case), _kept(case, settings)
     resumed = kept.folder.exists()
     wall, cpu = time.perf_counter(), time.process_time()
