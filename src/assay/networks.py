@@ -1,11 +1,14 @@
 """The networks that the audits train when the user names none."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import InputError
 from .randomness import Seed, isolated
+from .samples import Samples
 
 
 class Residual(nn.Module):
@@ -78,6 +81,14 @@ def mlp(*, classes: int, dims: int, width: int = 256) -> nn.Module:
         nn.ReLU(inplace=True),
         nn.Linear(width, classes),
     )
+
+
+def fresh_network(data: Samples, network: Callable[[], nn.Module] | None, seed: Seed) -> nn.Module:
+    """Build an untrained classifier of the data on the CPU: the user's, or else the default."""
+    if network is None:
+        return default_network(data.inputs.shape, classes=data.classes, seed=seed)
+    with isolated(seed, torch.device("cpu")):
+        return network()
 
 
 def default_network(shape: torch.Size, *, classes: int, seed: Seed) -> nn.Module:

@@ -33,6 +33,22 @@ def test_the_last_map_of_each_resolution_is_kept_in_four_by_four_cells() -> None
     assert torch.allclose(found[:7, :256], expected, atol=1e-4)
 
 
+def test_windows_and_tokens_first_are_left_out() -> None:
+    class Windows(nn.Module):
+        """Cuts images into quarters, as models with windows do, and puts them together."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.whole = nn.Identity(), nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.inside(x.unfold(2, 16, 16).unfold(3, 16, 16).flatten(0, 1))
+            self.inside(x.flatten(2).permute(2, 0, 1))
+            return self.whole(x).mean((2, 3))
+
+    assert maps(Windows(), images(30)).shape == (30, 3 * 16)
+
+
 def test_they_say_where_a_patch_lies() -> None:
     with isolated(Seed(0), CPU):
         model = resnet(classes=5)

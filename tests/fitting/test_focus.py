@@ -44,6 +44,17 @@ def test_no_sample_is_shown_twice_in_an_epoch_of_few() -> None:
         assert 2 <= len(focus.among(torch.zeros(samples), size, seed=Seed(0)).unique()) == size
 
 
+def test_what_was_never_seen_comes_first_and_equal_losses_as_it_falls() -> None:
+    losses = Losses(100, 4, CPU).last
+    losses[:60] = 1.0
+    rows = Focus(hardest=0.4, others=0.0).among(losses, 40, seed=Seed(0))
+    assert set(rows.tolist()) == set(range(60, 100))
+    rows = Focus(hardest=0.7, others=0.0).among(losses, 70, seed=Seed(0))
+    seen = rows[rows < 60]
+    assert len(seen) == 30
+    assert seen.float().mean() > 20, "not the first 30"
+
+
 def test_losses_are_those_of_the_step_that_saw_a_sample_last() -> None:
     losses = Losses(6, 4, CPU)
     said = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 2.0], [1.0, 1.0]])

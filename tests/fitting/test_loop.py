@@ -119,13 +119,23 @@ def trained(
         return model.state_dict()
 
 
+@pytest.mark.parametrize("memory_mb", [100.0, 0.2])
 @pytest.mark.parametrize("focus", [EVERYTHING, Focus()])
 def test_interrupted_training_ends_in_the_same_weights(
-    digits: tuple[Feed, Feed], monkeypatch: pytest.MonkeyPatch, focus: Focus
+    digits: tuple[Feed, Feed], monkeypatch: pytest.MonkeyPatch, focus: Focus, memory_mb: float
 ) -> None:
     monkeypatch.setattr("assay.fitting.loop._SAVE_EVERY_S", 0.0)
-    whole = trained(digits[0], Seed(5), dropout=0.1, focus=focus)
-    resumed = trained(digits[0], Seed(5), stops=1, dropout=0.1, focus=focus)
+    images = digits[0].inputs[:].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    data = feed(
+        images,
+        digits[0].labels,
+        preprocess=digits[0].preprocess,
+        device=CPU,
+        memory_mb=memory_mb,
+    )
+    assert (data.resident is None) is (memory_mb < 1)
+    whole = trained(data, Seed(5), dropout=0.1, focus=focus)
+    resumed = trained(data, Seed(5), stops=1, dropout=0.1, focus=focus)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

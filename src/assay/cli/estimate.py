@@ -8,8 +8,8 @@ import torch
 
 from assay.audits.dataset import DatasetSettings
 from assay.fitting import Feed, Preprocess, Step, feed, fit, sgd
+from assay.networks import fresh_network
 from assay.randomness import Seed, child
-from assay.repair import fresh_network
 from assay.storage import documents
 
 from .dataset_job import DatasetJob, Loaded
@@ -51,14 +51,16 @@ def show_estimate(job: DatasetJob, loaded: Loaded, *, json: bool) -> None:
 
 def _stages(job: DatasetJob, loaded: Loaded) -> dict[str, float]:
     """Count the work of each stage, in samples trained on."""
-    settings, count = DatasetSettings(), len(loaded.data)
-    ordinary = float(settings.recipe.epochs * count)
-    confusion = settings.confusion_for(loaded.data)
+    settings, data = DatasetSettings(), loaded.data
+    ordinary = float(settings.recipe.epochs * len(data))
+    confusion = settings.confusion_for(data)
     confusing = max(len(loaded.clean) // 2, len(loaded.clean) - settings.most_calibration)
+    count = len(data) + len(loaded.clean) - confusing
+    batch = min(confusion.batch_size, count)
     stages = {
-        "train": float(sum(settings.focus_for(loaded.data).sizes(count, settings.recipe.epochs))),
-        "confuse": 2.0 * confusion.steps(count, confusing) * confusion.batch_size,
-        "score": _PASS * (count + len(loaded.clean)),
+        "train": float(sum(settings.focus_for(data).sizes(count, settings.recipe.epochs))),
+        "confuse": float(confusion.steps(count, confusing) * (batch + min(batch, confusing))),
+        "score": _PASS * (confusing + (2 + confusion.looks) * count),
     }
     if job.prove:
         stages |= {"retrain-before": ordinary, "retrain-after": ordinary}
@@ -83,10 +85,11 @@ def _rate(job: DatasetJob, loaded: Loaded) -> float:
         itertools.islice(batches, _STEPS + 2),
         sgd(model, recipe),
         precision=recipe.precision,
+        replay=True,
         on_step=on_step,
     )
     took = statistics.median(after - before for before, after in itertools.pairwise(ended[1:]))
-    return min(recipe.batch_size, len(data)) / took
+    return min(recipe.batch_size, data.pool_size) / took
 
 
 def _feed(job: DatasetJob, loaded: Loaded, device: torch.device) -> Feed:

@@ -32,9 +32,12 @@ def last_maps(
         float32 on the CPU.
     """
     seen: dict[tuple[int, ...], Tensor] = {}
+    samples = 0
 
     def keep(_: nn.Module, __: tuple[object, ...], output: object) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point():
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return
+        if output.ndim and len(output) == samples:  # windows, and tokens first, are others
             found = output.mT if output.ndim == 3 else output
             if found.ndim >= 3 and found.shape[2:].numel() > 1:
                 seen[tuple(found.shape[2:])] = found
@@ -46,6 +49,7 @@ def last_maps(
         with torch.inference_mode(), autocast(data.device, precision):
             for batch in data.ordered():
                 seen.clear()
+                samples = len(batch.inputs)
                 model(batch.inputs)
                 batches.append(_coarse(list(seen.values()), batch.inputs, samples=len(data)).cpu())
     finally:

@@ -16,6 +16,7 @@ from assay.samples import Rows
 from .augment import Augment
 
 _BLOCK = 64  # neighbouring rows that a streamed pool reads at once
+_READ = 4096  # rows of data that fit that are read at once
 _COPIES = 6  # pools that the memory must hold, by `benchmarks/training_speed.py`
 
 
@@ -205,8 +206,7 @@ def feed(
     row_bytes = torch.Size(inputs.shape[1:]).numel() * inputs.dtype.itemsize
     fits = int(memory_mb * 2**20) // row_bytes
     if fits >= len(inputs):
-        everything = inputs if isinstance(inputs, Tensor) else inputs[:]
-        resident = _channels_last(everything).to(device)
+        resident = _resident(inputs, device)
         return Feed(
             inputs=inputs,
             labels=labels,
@@ -238,6 +238,16 @@ def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Put numbers on a device; kept, because sending them with every batch makes it wait."""
     with torch.inference_mode(mode=False):
         return torch.tensor(values, device=device)
+
+
+def _resident(inputs: Rows, device: torch.device) -> Tensor:
+    """Put everything on the device, in parts: nothing is held twice."""
+    parts = torch.arange(len(inputs)).split(_READ)
+    first = _channels_last(inputs[parts[0]])
+    everything = torch.empty((len(inputs), *first.shape[1:]), dtype=first.dtype, device=device)
+    for rows in parts:
+        everything[rows[0] : rows[-1] + 1] = _channels_last(inputs[rows]).to(device)
+    return everything
 
 
 def _channels_last(inputs: Tensor) -> Tensor:

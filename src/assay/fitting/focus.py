@@ -45,10 +45,12 @@ class Focus:
     def among(
         self, losses: Float[Tensor, " samples"], size: int, *, seed: Seed
     ) -> Int64[Tensor, " size"]:
-        """Choose the samples of an epoch by their last losses."""
-        ranked = losses.argsort(descending=True, stable=True)
+        """Choose the samples of an epoch by their last losses, infinite before the first."""
+        random = generator(seed, losses.device)
         hard = min(size, round(self.hardest * len(losses)))
-        easy = torch.randperm(len(losses) - hard, generator=generator(seed, losses.device))
+        easy = torch.randperm(len(losses) - hard, generator=random)
+        mixed = torch.randperm(len(losses), generator=random)  # so that equal ones come as it falls
+        ranked = mixed[losses[mixed].argsort(descending=True, stable=True)]
         return torch.cat([ranked[:hard], ranked[hard:][easy[: size - hard]]])
 
 
@@ -63,8 +65,9 @@ class Losses:
     """
 
     def __init__(self, samples: int, batch_size: int, device: torch.device) -> None:
-        self.last = torch.zeros(samples)
-        """Of each sample when a step last saw it, in nats; on the CPU, changed in place."""
+        self.last = torch.full((samples,), torch.inf)
+        """Of each sample when a step last saw it, in nats, infinite where none did; on the CPU,
+        changed in place."""
         self._now = torch.zeros(batch_size, device=device)  # the same memory in every step
 
     def __call__(self, logits: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:

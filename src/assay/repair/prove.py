@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from assay.errors import InputError
 from assay.features import logits
 from assay.fitting import Feed, Preprocess, Recipe, feed, train
-from assay.networks import default_network
-from assay.randomness import Seed, child, isolated
+from assay.networks import fresh_network
+from assay.randomness import Seed, child
 from assay.records import record
 from assay.results import Forgetful, Interval, Progress, Store, silent
 from assay.samples import Rows, Samples, row_digests
@@ -128,14 +128,6 @@ def prove(
 
     rows = (retrained("before", before), retrained("after", after))
     return Proof(rows=rows, unseen=len(unseen))
-
-
-def fresh_network(data: Samples, network: Callable[[], nn.Module] | None, seed: Seed) -> nn.Module:
-    """Build an untrained classifier of the data on the CPU: the user's, or else the default."""
-    if network is None:
-        return default_network(data.inputs.shape, classes=data.classes, seed=seed)
-    with isolated(seed, torch.device("cpu")):
-        return network()
 
 
 def _success(

@@ -2,12 +2,15 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 import assay
 from assay.audits.dataset import DatasetAudit, DatasetSettings, audit_dataset
 from assay.audits.dataset.audit import _pull
 from assay.audits.dataset.preflight import Preflight
 from assay.errors import InputError
+from assay.fitting import Focus, Recipe
+from assay.networks import default_network
 from assay.randomness import Seed
 from assay.results import Progress, Verdict, silent
 from assay.samples import Samples
@@ -46,6 +49,44 @@ def test_poisoned_digits_are_flagged_and_named(digits: Digits) -> None:
     assert torch.equal(found.flagged, found.is_poison.nonzero().squeeze(1))
     assert "digit 4" in found.findings.reasons[0]
     assert list(dict.fromkeys(stages)) == ["train", "confuse"]
+
+
+@pytest.mark.parametrize("kind", ["images", "rows"])
+def test_the_passes_that_are_counted_are_those_that_were_made(digits: Digits, kind: str) -> None:
+    samples, trusted = (part.subset(torch.arange(300)) for part in digits)
+    if kind == "rows":
+        samples, trusted = (
+            dataclasses.replace(part, inputs=part.inputs[:].flatten(1).float())
+            for part in (samples, trusted)
+        )
+    passes = [0]
+
+    def count(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        passes[0] += len(inputs[0]) * model.training
+
+    def network() -> nn.Module:
+        model = default_network(samples.inputs.shape, classes=10, seed=Seed(0))
+        model.register_forward_pre_hook(count)
+        return model
+
+    trained = [0]
+
+    def progress(stage: str, _done: int, _total: int) -> None:
+        trained[0] = passes[0] if stage == "train" else trained[0]
+
+    found = audit_dataset(
+        samples, trusted, network=network, seed=Seed(1), device=CPU, progress=progress
+    )
+    assert found.sample_passes == passes[0]
+    mixed = len(samples) + len(found.calibration_labels)
+    assert trained[0] == (15 * mixed if kind == "rows" else sum(Focus().sizes(mixed, 15)))
+
+
+def test_a_network_whose_training_diverges_is_named(digits: Digits) -> None:
+    samples, trusted = digits
+    wild = dataclasses.replace(DatasetSettings(), recipe=Recipe(epochs=1, peak_rate=1e30))
+    with pytest.raises(InputError, match="diverged"):
+        audit_dataset(samples, trusted, settings=wild, seed=Seed(1), device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -175,15 +216,12 @@ def test_what_does_not_fit_is_refused(digits: Digits) -> None:
 
 
 def test_the_settings_say_everything(digits: Digits) -> None:
-    assert repr(DatasetSettings()) == repr(DatasetSettings())
-    for name in (
-        "epochs",
-        "suspect_weight",
-        "tail_odds",
-        "false_discovery_rate",
-        "most_calibration",
-    ):
-        assert f"{name}=" in repr(DatasetSettings())
+    said = repr(DatasetSettings())
+    for part in dataclasses.fields(DatasetSettings):
+        assert f"{part.name}=" in said
+        held = getattr(DatasetSettings(), part.name)
+        for inner in dataclasses.fields(held) if dataclasses.is_dataclass(held) else ():
+            assert f"{inner.name}=" in said
 
 
 @pytest.mark.parametrize(("shared", "doubted"), [(0, False), (20, False), (40, True)])

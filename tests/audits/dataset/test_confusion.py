@@ -7,7 +7,7 @@ import torch
 from assay.audits.dataset import DatasetSettings
 from assay.audits.dataset.audit import standardised
 from assay.audits.dataset.confusion import ROWS, Confused, Confusion, confused, wrong_labels
-from assay.fitting import Batch, Feed, Preprocess, Recipe, feed, train
+from assay.fitting import EVERYTHING, Batch, Feed, Preprocess, Recipe, feed, train
 from assay.networks import default_network
 from assay.randomness import Seed
 from assay.samples import Samples
@@ -123,6 +123,8 @@ def test_images_and_rows_are_confused_in_their_own_ways(digits: tuple[Samples, S
     settings = DatasetSettings()
     assert settings.confusion_for(images) is settings.confusion
     assert settings.confusion_for(rows) is settings.confusion_of_rows
+    assert settings.focus_for(images) is settings.focus
+    assert settings.focus_for(rows) is EVERYTHING
 
 
 def test_the_odds_are_those_of_the_softmax(digits: tuple[Samples, Samples]) -> None:

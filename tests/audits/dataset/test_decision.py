@@ -51,6 +51,29 @@ def test_scores_that_stand_apart_are_flagged_and_found(count: int) -> None:
     assert tests[7].finding.effect == pytest.approx(count / 400, rel=0.6)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_exact_test_shows_is_flagged(seed: int) -> None:
+    """A class that scores in a narrower range than the others: their tail hides its poison."""
+    random = torch.Generator().manual_seed(seed)
+
+    def drawn_wide(count: int) -> Scored:
+        labels = torch.arange(count) % 10
+        wide = torch.where(labels == 7, 0.5, 1.0)
+        return Scored(scores=torch.randn(count, generator=random) * wide, labels=labels)
+
+    suspects, calibration = drawn_wide(12_000), drawn_wide(1000)
+    rows = (suspects.labels == 7).nonzero().squeeze(1)[:200]
+    suspects.scores[rows] = 2.8 + 0.3 * torch.randn(200, generator=random)
+    tests = Decision().test(suspects, calibration, classes=10)
+    assert 7 in rejected(suspects, calibration)
+    flags = Decision().flag(suspects, calibration, tests, (7,))
+    assert flags[rows].float().mean() > 0.9
+    assert int(flags.sum()) < 230
+    effect = tests[7].finding.effect
+    assert effect is not None
+    assert 0.05 < effect < 0.2, "the share of the poison above one of the thresholds"
+
+
 def test_with_little_calibration_the_suspects_of_other_classes_show_the_tail() -> None:
     suspects, calibration = drawn(1, suspects=1000, calibration=100)
     high = calibration.scores.clone()

@@ -1,6 +1,7 @@
 """The dataset audit: which samples of a training set are poisoned?"""
 
 import dataclasses
+import math
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,8 @@ from assay.audits.verdict import judge
 from assay.errors import InputError
 from assay.features import last_maps, logits
 from assay.fitting import EVERYTHING, Feed, Focus, Precision, Preprocess, Recipe, feed, train
-from assay.networks import default_network
-from assay.randomness import Seed, child, generator, isolated
+from assay.networks import fresh_network
+from assay.randomness import Seed, child, generator
 from assay.records import record
 from assay.results import (
     Cost,
@@ -75,7 +76,8 @@ class DatasetSettings:
     refinement: Refinement = Refinement()
     preflight: Preflight = Preflight()
     most_calibration: int = 1000
-    """At most so many trusted samples, and at most half, serve as calibration."""
+    """About so many trusted samples at most, and at most half, serve as calibration; of each class
+    that has two, at least one."""
     other_from: float = 1.0
     """How sure of another label the confused model must be before that counts (`standardised`). At
     1 against 0, the mean AUROC of the 15 attacks on digits (seeds 0 and 1) is .930 against .892,
@@ -110,8 +112,9 @@ class ClassResult:
     """Trusted samples of the class among those that were mixed in."""
     flagged: int
     statistic: float | None
-    """Share of the class above the threshold at which it stands out most, less the share that the
-    tail of the trusted samples allows there; at most 1, higher is more suspicious."""
+    """Share of the class above the threshold at which it stands out most, less the share that
+    trusted samples or their tail, or that of other classes, allow there; at most 1, higher is more
+    suspicious."""
     p_value: float | None
     adjusted_p_value: float | None
     """Holm's, over the classes; at most alpha where the class is flagged."""
@@ -130,8 +133,10 @@ class DatasetAudit:
 
     findings: Findings
     scores: Float[Tensor, " samples"]
-    """Outvoted by what the high ones of the class have in common (`outvoted`): 0 at the median of
-    the trusted samples of the class and 1 at their 95th percentile, higher is more suspicious."""
+    """Higher is more suspicious. Outvoted by what the high ones of the class have in common
+    (`outvoted`), where it could be tested: 0 at the median of the trusted samples of the class and
+    1 at their 95th percentile; of all trusted samples where the class has fewer than 50 of them
+    for calibration."""
     p_values: Float[Tensor, " samples"]
     """Conformal, in (0, 1]."""
     is_poison: Bool[Tensor, " samples"]
@@ -210,7 +215,7 @@ def audit_dataset(
 
     inputs, labels = _mixed(samples, mixed_in)
     suspects, confusing = fed(inputs, labels), fed(held.inputs, held.labels)
-    model = _fresh(samples, network, child(seed, "network"))
+    model = fresh_network(samples, network, child(seed, "network"))
     train(
         model,
         suspects,
@@ -223,6 +228,11 @@ def audit_dataset(
     predicted = logits(model, confusing).argmax(1).cpu()
     sure, features = seen(model, suspects)
     before = torch.cat([last_maps(model, suspects, precision=Precision.FP32), features], dim=1)
+    if not before.isfinite().all():
+        raise InputError(
+            "expected a network that can be trained, got NaN or infinity in its features after the "
+            "training, which diverged; use another one, such as one with normalisation"
+        )
     known = log_odds(sure).gather(1, suspects.labels[:, None]).squeeze(1).float()
     cut = len(samples)
 
@@ -287,7 +297,7 @@ def audit_dataset(
         digest=digest or {},
         cost=_cost(started, device),
         sample_passes=sum(focus.sizes(len(labels), settings.recipe.epochs))
-        + 2 * confusion.batch_size * steps,
+        + steps * sum(min(confusion.batch_size, each.pool_size) for each in (suspects, confusing)),
     )
 
 
@@ -302,7 +312,7 @@ def _best_look(
 
     So the family-wise false alarm rate is kept over the looks (Bonferroni) and classes (Holm).
     """
-    labels, found = labels.cpu(), []
+    found = []
     for said in looks:
         features = torch.cat([before, said.features], dim=1)
         ridge = PooledRidge(features, labels, penalty=_PENALTY)
@@ -442,7 +452,7 @@ def _decide(
 
 def _unanswered(test: Tested, reason: str) -> Tested:
     finding = dataclasses.replace(test.finding, effect=None, p_value=None, reason=reason)
-    return Tested(finding=finding, scan=None)
+    return Tested(finding=finding, threshold=math.nan)
 
 
 def _class_result(  # noqa: PLR0917
@@ -574,24 +584,26 @@ def _alike(
     at 30 %), and not where all suspects come from elsewhere.
     """
 
-    def asked(suspects: Samples) -> tuple[str, ...]:
-        matched = _matched(suspects, mixed_in, seed)
+    def asked(rows: Int64[Tensor, " some"]) -> tuple[str, ...]:
+        matched = _matched(samples, rows, mixed_in, seed)
         return preflight.alike(near, nearest(matched.inputs[:], some.inputs[:])[0])
 
-    found = asked(samples)
+    found = asked(torch.arange(len(samples)))
     if not found:
         return ()
     suspects, calibration = scored
     usual = suspects.scores <= calibration.scores.max()
     if int(usual.sum()) < len(near):
         return found
-    return asked(samples.subset(usual.nonzero().squeeze(1))) and found
+    return asked(usual.nonzero().squeeze(1)) and found
 
 
-def _matched(samples: Samples, others: Samples, seed: Seed) -> Samples:
-    """Draw samples, of each class twice as many as of the others, or all that there are."""
+def _matched(
+    samples: Samples, among: Int64[Tensor, " some"], others: Samples, seed: Seed
+) -> Samples:
+    """Draw of some samples, of each class twice as many as of the others, or all that there are."""
     random = generator(seed, torch.device("cpu"))
-    order = torch.randperm(len(samples), generator=random)
+    order = among[torch.randperm(len(among), generator=random)]
     labels = samples.labels[order]
     counts = others.labels.bincount(minlength=samples.classes).tolist()
     rows = [order[labels == label][: 2 * count] for label, count in enumerate(counts)]
@@ -650,13 +662,6 @@ def _part(said: Confused, rows: slice) -> Confused:
         predicted=said.predicted[rows],
         features=said.features[rows],
     )
-
-
-def _fresh(samples: Samples, network: Callable[[], nn.Module] | None, seed: Seed) -> nn.Module:
-    if network is None:
-        return default_network(samples.inputs.shape, classes=samples.classes, seed=seed)
-    with isolated(seed, torch.device("cpu")):
-        return network()
 
 
 def _cost(started: float, device: torch.device) -> Cost:

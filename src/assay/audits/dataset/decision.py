@@ -1,6 +1,7 @@
 """From scores to flagged classes and samples, with a controlled rate of false alarms."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,6 @@ from assay.results import Finding
 from assay.stats import (
     PooledRidge,
     Tail,
-    TailScan,
     benjamini_hochberg,
     conformal_p_values,
     exceedance_scan,
@@ -42,8 +42,9 @@ class Tested:
     """What the class test found."""
 
     finding: Finding
-    scan: TailScan | None
-    """Against the tail that it exceeds most; None where the class could not be tested."""
+    threshold: float
+    """Of the scores as they are, where the class exceeds trusted samples most clearly; not a number
+    where it could not be tested."""
     voted: "Voted | None" = None
     """None where the class could not be tested, there are no features, or hardly other classes."""
     by_vote: bool = False
@@ -184,7 +185,7 @@ class Decision:
             finding = Finding(
                 question=question, samples=len(own), effect=None, p_value=None, reason=reason
             )
-            return Tested(finding=finding, scan=None)
+            return Tested(finding=finding, threshold=math.nan)
         exact = exceedance_scan(own, reference)
         scans = [
             tail_scan(own - shift, tail, odds=odds, fewest=self.fewest_poison)
@@ -192,13 +193,18 @@ class Decision:
         ]
         shared = min(scans, key=lambda scan: scan.p_value)
         found = [exact.p_value, *(scan.p_value for scan in scans)]
+        if exact.p_value <= shared.p_value:
+            threshold, effect = exact.threshold, exact.excess
+        else:
+            threshold = shared.threshold + shift
+            effect = (shared.above - shared.expected) / len(own)
         finding = Finding(
             question=question,
             samples=len(own),
-            effect=(shared.above - shared.expected) / len(own),
+            effect=effect,
             p_value=min(1.0, len(found) * min(found)),
         )
-        return Tested(finding=finding, scan=shared)
+        return Tested(finding=finding, threshold=threshold)
 
     def _with_vote(
         self,
@@ -232,7 +238,7 @@ class Decision:
             p_value=min(1.0, scored, vote),
         )
         voted = Voted(suspects=own, calibration=reference, threshold=threshold)
-        return Tested(finding=finding, scan=tested.scan, voted=voted, by_vote=vote < scored)
+        return dataclasses.replace(tested, finding=finding, voted=voted, by_vote=vote < scored)
 
     def _unanswerable(self, samples: int, calibration: int, *, can_judge: bool) -> str:
         if not can_judge:
@@ -276,8 +282,11 @@ class Decision:
                 flags[rows] = voted.suspects >= voted.threshold
                 continue
             found = benjamini_hochberg(p_values[rows].double()) <= self.false_discovery_rate
-            cut = self._cut(suspects.scores[rows] - shifts[label], found, tail, tests[label])
-            flags[rows] = suspects.scores[rows] - shifts[label] >= cut
+            if found.any():
+                cut = self._cut(suspects.scores[rows] - shifts[label], found, tail)
+                flags[rows] = suspects.scores[rows] - shifts[label] >= cut
+            else:
+                flags[rows] = suspects.scores[rows] >= tests[label].threshold
         return flags
 
     def outvoted(
@@ -311,7 +320,6 @@ class Decision:
         scores: Float[Tensor, " own"],
         found: Bool[Tensor, " own"],
         tail: Tail,
-        tested: Tested,
     ) -> float:
         """Place the border between poison and clean, among what the false discovery rate allows.
 
@@ -320,9 +328,6 @@ class Decision:
         falls into two groups that stand apart, and the upper one holds about as many, or stands
         very far apart, between them.
         """
-        if not found.any():
-            assert tested.scan is not None, "a class was flagged without a test"
-            return tested.scan.threshold
         ordered = scores[found].sort(descending=True).values.tolist()
         expected = [len(scores) * tail.exceedance(score) for score in ordered]
         gains = [rank + 1 - clean for rank, clean in enumerate(expected)]

@@ -13,8 +13,8 @@ from assay.errors import InputError
 from assay.features import Outputs, extract, logits
 from assay.fitting import Augment, Batch, Feed, Preprocess, Recipe, feed, fit_in_parts, train
 from assay.fitting.loop import Loss, cross_entropy
-from assay.networks import default_network
-from assay.randomness import Seed, child, isolated
+from assay.networks import fresh_network
+from assay.randomness import Seed, child
 from assay.records import record
 from assay.results import Forgetful, Progress, SampleScores, Store, silent
 from assay.samples import Rows, Samples
@@ -138,13 +138,7 @@ class PublishedConfusionTraining:
             return feed(inputs, labels, preprocess=ready, device=device, memory_mb=memory_mb / 2)
 
         def fresh(name: str) -> nn.Module:
-            part = child(seed, "network", name)
-            with isolated(part, torch.device("cpu")):
-                if network is None:
-                    shape, classes = samples.inputs.shape, samples.classes
-                    model = default_network(shape, classes=classes, seed=part)
-                else:
-                    model = network()
+            model = fresh_network(samples, network, child(seed, "network", name))
             return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
         run = _Run(classes=samples.classes, seed=seed, progress=progress, store=store)
