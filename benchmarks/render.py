@@ -103,7 +103,8 @@ model**: of the ordinary model of the clean data, which is wrong now and then. *
 the poison that is flagged; **FPR**: share of the samples flagged that are neither poison nor \
 cover. **Cleansed**: the same training without the flagged samples; Δ is its accuracy less that \
 of the ordinary model of the clean data, in points. **Cost**: sample passes, and time, of the \
-audit in units of one ordinary training on the same machine. Means over seeds, where there are \
+audit in units of one ordinary training; time at the pace of the audit's own first training, \
+where that was measured. Means over seeds, where there are \
 several; "2/3" behind a number says that a seed is missing, and — that all are."""
 
 
@@ -301,7 +302,7 @@ def _costs(found: Sequence[Table]) -> str:
         if not cases:
             continue
         clock = "cpu" if table.setting["device"] == "cpu" else "wall"
-        ordinary = statistics.fmean(case.get("undefended", f"train_{clock}_s") for case in cases)
+        ordinary = statistics.fmean(case.get("audit", f"ordinary_{clock}_s") for case in cases)
         seconds = statistics.fmean(case.get("audit", f"audit_{clock}_s") for case in cases)
         rows.append(
             [
@@ -319,8 +320,8 @@ def _costs(found: Sequence[Table]) -> str:
     if not rows:
         return ""
     said = (
-        "Means over the audits, with former settings too, that ran on the same machine as the "
-        "ordinary training; processor time on a CPU, wall time elsewhere."
+        "Means over the audits whose own first training was timed, and an ordinary training at its "
+        "pace; processor time on a CPU, wall time elsewhere."
     )
     return f"## Cost against size\n\n{said}\n\n{_markdown(head, rows)}"
 
@@ -345,20 +346,20 @@ def _lost(table: Table, case: Case) -> float | None:
 
 
 def _time_ratio(case: Case) -> float | None:
-    """Processor time on a CPU, which does not depend on what else runs there; else wall time.
+    """Processor time on a CPU, which hardly depends on what else runs there; else wall time.
 
-    None where one ran on another machine than the other, or on an accelerator beside others.
+    Beside an ordinary training at the pace of the audit's own, of the same minutes. None where that
+    was not measured, or on an accelerator beside others.
     """
-    audit, undefended = case.kinds.get("audit"), case.kinds.get("undefended")
-    if audit is None or undefended is None or _machine(audit) != _machine(undefended):
+    audit = case.kinds.get("audit")
+    if audit is None:
         return None
-    beside = max(cell["provenance"].get("processes", 1) for cell in (audit, undefended))
-    if audit["provenance"]["accelerator"] is not None and beside > 1:
+    accelerated = audit["provenance"]["accelerator"] is not None
+    if accelerated and audit["provenance"].get("processes", 1) > 1:
         return None
-    clock = "cpu" if audit["provenance"]["accelerator"] is None else "wall"
-    ordinary = undefended["result"].get(f"train_{clock}_s")
-    spent = audit["result"][f"audit_{clock}_s"]  # None where its models were kept
-    return spent / ordinary if spent and ordinary else None
+    clock = "wall" if accelerated else "cpu"
+    ordinary = audit["result"].get(f"ordinary_{clock}_s")  # None where its models were kept
+    return audit["result"][f"audit_{clock}_s"] / ordinary if ordinary else None
 
 
 def _machine(cell: Stored) -> str:

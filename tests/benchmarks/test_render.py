@@ -33,6 +33,7 @@ def audit(scenario: str, seed: int, tpr: float | None, *, verdict: str = "flagge
         "cover": 0,
         "passes_ratio": 1.5,
         "audit_cpu_s": 3.0,
+        "ordinary_cpu_s": 2.0,
         "smallest_adjusted_p": 0.01,
         "classes": [{}, {}],
     }
