@@ -33,6 +33,15 @@ def test_list_tells_how_runs_stand(run: Run, stopped: pathlib.Path, quick: Calls
     assert "runs/two" in shown
 
 
+def test_names_are_whole_in_a_pipe(run: Run, files: Files, quick: Calls) -> None:
+    data, clean = files
+    for _ in range(2):  # in the same second, mostly
+        run("dataset", data, "--clean", clean)
+    names = {str(path) for path in pathlib.Path("runs").iterdir()}
+    assert len(names) == 2
+    assert all(name in run("runs", "list").stdout for name in names)
+
+
 def test_resuming_asks_what_was_asked(run: Run, stopped: pathlib.Path, quick: Calls) -> None:
     resumed = run("runs", "resume", stopped)
     assert resumed.exit_code == 1

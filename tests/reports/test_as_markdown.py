@@ -7,6 +7,7 @@ import pytest
 from assay import reports
 from assay.reports.as_markdown import CHARACTERS, escape
 from assay.results import Verdict
+from assay.storage.runs import RunFolder
 
 
 def tokens(source: str) -> list[markdown_it.token.Token]:
@@ -25,6 +26,14 @@ def test_the_verdict_and_why_come_first(make_run, verdict) -> None:
     word = verdict.value.replace("_", " ")
     assert word in first.lower()
     assert rest.index("- Five samples keep their label") < len(rest) / 2
+
+
+def test_a_run_that_was_interrupted_says_so(make_run) -> None:
+    run = make_run()
+    assert "This run is" not in reports.render(run, "md")
+    text = (run.path / "run.json").read_text().replace('"completed"', '"interrupted"')
+    (run.path / "run.json").write_text(text)
+    assert "**This run is interrupted**" in reports.render(RunFolder.open(run.path), "md")
 
 
 def test_the_comment_says_what_is_suspicious(make_run) -> None:

@@ -270,3 +270,22 @@ def test_real_data(assay_data) -> None:
     assert samples.inputs.shape == (20_000, 3, 32, 32)
     signs = read_samples(str(assay_data / "gtsrb#test"))
     assert signs.classes == 43
+
+
+@pytest.mark.parametrize("beside", ["train.npz", "train-images-idx3-ubyte", "data_batch_1.bin"])
+def test_a_folder_of_two_forms_is_refused(forms, tmp_path, colour, beside) -> None:
+    source = pathlib.Path(forms.class_folders(tmp_path, *colour))
+    read_samples(str(source))
+    if beside.endswith(".npz"):
+        np.savez(source / beside, images=colour[0], labels=colour[1])
+    else:
+        (source / beside).write_bytes(b"\0")
+    with pytest.raises(UsageError, match="in one form .* and class folders"):
+        read_samples(str(source))
+
+
+def test_images_beside_features_are_refused(tmp_path, colour) -> None:
+    features = np.zeros((len(colour[1]), 3), dtype=np.float32)
+    np.savez(tmp_path / "both.npz", images=colour[0], features=features, labels=colour[1])
+    with pytest.raises(RefusedError, match="got both"):
+        read_samples(str(tmp_path / "both.npz"))

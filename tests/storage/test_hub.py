@@ -1,6 +1,7 @@
 """Data sets that `datasets` opens: folders that the tests make."""
 
 import json
+import os
 import pathlib
 
 import pyarrow as pa
@@ -55,6 +56,17 @@ def test_read_and_write(forms, tmp_path, colour, make) -> None:
     assert digest(source) == digest(source) != digest(f"hf:{tmp_path / 'new'}")
 
 
+def test_a_file_that_was_exchanged_is_read_anew(tmp_path) -> None:
+    file = tmp_path / "train.csv"
+    digests = []
+    for rows in ("1,2,0\n3,4,1\n", "1,2,1\n3,4,0\n"):
+        file.write_text(f"a,b,label\n{rows}")
+        os.utime(file, (1.7e9, 1.7e9))  # as `tar` and `rsync -a` do
+        digests.append(digest(f"hf:{tmp_path}"))
+    assert digests[0] != digests[1]
+    assert read_samples(f"hf:{tmp_path}").labels.tolist() == [1, 0]
+
+
 def test_tables_of_numbers(tmp_path) -> None:
     (tmp_path / "train.csv").write_text("a,b,label\n1,2.5,0\n3,4,1\n")
     samples = read_samples(f"hf:{tmp_path}")
@@ -70,7 +82,7 @@ def test_texts_are_told_what_to_do(tmp_path) -> None:
 def test_data_sets_and_splits_that_do_not_exist(forms, tmp_path, colour) -> None:
     with pytest.raises(UsageError, match="that can be opened"):
         read_samples(f"hf:{tmp_path}/none")
-    with pytest.raises(InputError, match="nowhere"):
+    with pytest.raises(UsageError, match="one of the splits train of .*, got nowhere"):
         read_samples(f"{parquet(forms, tmp_path, colour)}#nowhere")
 
 

@@ -48,7 +48,9 @@ class Attacked:
 def demo(
     out: Annotated[
         pathlib.Path | None,
-        typer.Option(help="Folder for data and run, new or empty.  [default: runs/demo-DATE-TIME]"),
+        typer.Option(
+            help="Folder for data and run, new or empty.  [default: runs/demo-DATE-TIME-XXXX]"
+        ),
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -45,7 +45,7 @@ ExitZero = Annotated[
 ]
 Out = Annotated[
     pathlib.Path | None,
-    typer.Option(help="Folder for the run, new or empty.  [default: runs/COMMAND-DATE-TIME]"),
+    typer.Option(help="Folder for the run, new or empty.  [default: runs/COMMAND-DATE-TIME-XXXX]"),
 ]
 
 

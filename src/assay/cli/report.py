@@ -27,7 +27,7 @@ def report(
 
     \b
     Examples:
-      assay report runs/dataset-20260101-120000 -o report.html
+      assay report runs/dataset-20260101-120000-3f9a -o report.html
       assay report RUN --format sarif -o assay.sarif
       assay report RUN --format md > comment.md
     """

@@ -47,7 +47,11 @@ def list_(
         return Exit.NOTHING_FLAGGED
     heads = ("run", "audit", "state", "verdict", "started")
     rows = [[plain(line[head] or "") for head in heads] for line in found]
-    Console().print(table(heads, rows), soft_wrap=True)
+    everything = sum(max(map(len, column)) + 4 for column in zip(heads, *rows, strict=True))
+    console = Console()
+    if not console.is_terminal:  # a name that is cut names nothing
+        console.width = max(console.width, everything)
+    console.print(table(heads, rows), soft_wrap=True)
     return Exit.NOTHING_FLAGGED
 
 

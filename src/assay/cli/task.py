@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -125,8 +126,11 @@ def resume(task: Task, path: pathlib.Path) -> RunFolder:
 
 
 def fresh_folder(kind: str) -> pathlib.Path:
-    """Choose a folder for a run that nobody named: `runs/KIND-DATE-TIME`."""
-    return pathlib.Path("runs") / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+    """Choose a folder for a run that nobody named: `runs/KIND-DATE-TIME-XXXX`.
+
+    The last digits are drawn, so that runs that start in the same second do not meet.
+    """
+    return pathlib.Path("runs") / f"{time.strftime(f'{kind}-%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def absolute(source: str) -> str:

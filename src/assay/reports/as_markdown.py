@@ -30,6 +30,7 @@ def render(source: Source) -> str:
     sections = [
         f"## {_ICONS[findings.verdict]} {escape(text.title(findings.audit))}: {words.word}\n\n"
         f"**{words.headline}** {words.advice}\n",
+        _state(source),
         _bullets(findings.reasons),
         _classes(source),
         _providers(source) or _subjects(source),
@@ -46,6 +47,13 @@ def render(source: Source) -> str:
         if left > 0:
             fitting.append(section)
     return "\n".join(fitting)
+
+
+def _state(source: Source) -> str:
+    state = source.info.state
+    if state == "completed":
+        return ""
+    return f"**This run is {escape(state)}**; the report shows what it has found so far.\n"
 
 
 def _bullets(sentences: Sequence[str]) -> str:

@@ -190,10 +190,23 @@ def _located(place: str, split: str | None) -> tuple[pathlib.Path, str | None, s
     """
     path = existing(pathlib.Path(place))
     if path.is_dir():
-        for name in listing(path, path)[1]:
-            of_split = pathlib.PurePath(name).stem == (split or "train")
-            if of_split and any(form.recognises(path / name) for form in (npz, tensors, tables)):
-                return path / name, name, None
+        files = [
+            name
+            for name in listing(path, path)[1]
+            if pathlib.PurePath(name).stem == (split or "train")
+            and any(form.recognises(path / name) for form in (npz, tensors, tables))
+        ]
+        others = {"CIFAR-10 batches": cifar, "IDX files": idx}
+        held = [*files, *(name for name, form in others.items() if form.recognises(path))]
+        if held and folders.holds(path):
+            held.append("class folders")
+        if len(held) > 1:
+            raise UsageError(
+                f"expected data in one form in {path}, got {' and '.join(held)}: take the others "
+                "away, or name the file to read"
+            )
+        if files:
+            return path / files[0], files[0], None
     elif split is not None:
         raise UsageError(f"expected no #{split} after a single file, got {place}#{split}")
     return path, None, split

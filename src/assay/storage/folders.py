@@ -24,6 +24,17 @@ def recognises(path: pathlib.Path) -> bool:
     return path.is_dir()
 
 
+def holds(path: pathlib.Path) -> bool:
+    """Tell whether a folder in `path`, or one in that, holds a file with a name of images."""
+    inner = [path / name for name in listing(path, path)[0]]
+    deeper = [each / name for each in inner for name in listing(each, path)[0]]
+    return any(
+        pathlib.PurePath(name).suffix.lower() in SUFFIXES
+        for each in (*inner, *deeper)
+        for name in listing(each, path)[1]
+    )
+
+
 def read(path: pathlib.Path, how: Reading) -> Found:
     """Read a folder of class folders; classes are in alphabetical, or numerical, order.
 

@@ -1,7 +1,10 @@
 """Data sets that `datasets` opens: `hf:NAME`, a folder or a name on the hub."""
 
+import atexit
 import hashlib
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +81,21 @@ def _load(name: str, split: str | None) -> "Dataset":
     if (folder / _SAVED).is_file():
         # what `save_to_disk` wrote of one split, whose files are named here, not by the folder
         source = ("arrow", {"data_files": [str(folder / f) for f in _arrow_files(folder)]})
+    if folder.is_dir():
+        # never what was converted before: a file that was exchanged may have kept its time
+        private = tempfile.mkdtemp(prefix="assay-hf-")
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        source[1]["cache_dir"] = private
     with refusing(f"hf:{name}", *failures):
         try:
-            _check(datasets.load_dataset_builder(source[0], **source[1]), name)
+            builder = datasets.load_dataset_builder(source[0], **source[1])
+            _check(builder, name)
+            splits = [str(each) for each in builder.config.data_files or {}]
+            if splits and (split or "train") not in splits:
+                raise UsageError(
+                    f"expected one of the splits {', '.join(splits)} of hf:{name}, as in "
+                    f"hf:{name}#{splits[0]}, got {split or 'train'}"
+                )
             return datasets.load_dataset(source[0], split=split or "train", **source[1])
         except (FileNotFoundError, ConnectionError) as error:
             if folder.is_dir():

@@ -68,6 +68,8 @@ def read_inputs(path: pathlib.Path, how: Reading) -> FileRows:
     with zipfile.ZipFile(path) as archive:
         arrays = {name: _declared(archive, info) for name, info in infos.items()}
         name = "images.npy" if "images.npy" in arrays else "features.npy"
+        if {"images.npy", "features.npy"} <= set(arrays):
+            raise RefusedError(f"expected `images` or `features` in {path}, got both: keep one")
         if name not in arrays:
             raise RefusedError(
                 f"expected an array `images` or `features` in {path}, got {sorted(arrays)}"

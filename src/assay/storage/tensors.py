@@ -128,6 +128,8 @@ def read_inputs(path: pathlib.Path, how: Reading) -> FileRows:
     file = OpenFile.at(path)
     tensors = declared(file)
     images, features = tensors.get("images"), tensors.get("features")
+    if images is not None and features is not None:
+        raise RefusedError(f"expected `images` or `features` in {path}, got both: keep one")
     if images is not None and images.dtype == torch.uint8:
         tensor, row, stored = images, tuple(image_row(images.shape, path)), "|u1"
     elif features is not None and features.dtype in _FEATURES and len(features.shape) == 2:

@@ -224,7 +224,7 @@ def test_the_settings_say_everything(digits: Digits) -> None:
             assert f"{inner.name}=" in said
 
 
-@pytest.mark.parametrize(("shared", "doubted"), [(0, False), (20, False), (40, True)])
+@pytest.mark.parametrize(("shared", "doubted"), [(0, False), (4, False), (5, True), (40, True)])
 def test_trusted_samples_that_stand_in_the_data(shared: int, doubted: bool) -> None:
     images = torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
     labels, names = torch.arange(100) % 2, ("a", "b")

@@ -13,7 +13,8 @@ from assay.stats import wilson
 from .confusion import Confused
 
 _MOST_VALUES = 4096  # of a sample, for its distance to another
-_MOST_SHARED = 0.5  # of the trusted samples, that may stand in the data set
+_MOST_SHARED = 0.5  # of the trusted rows, that may stand in the data set: some are alike by chance
+_MOST_SHARED_IMAGES = 0.1
 _NEAR = 0.1  # the share of the suspects that lie nearest to the confusing samples
 
 
@@ -87,7 +88,8 @@ class Preflight:
         given = set(zip(row_digests(samples.inputs), samples.labels.tolist(), strict=True))
         own = zip(row_digests(trusted.inputs), trusted.labels.tolist(), strict=True)
         shared = sum(each in given for each in own)
-        if shared <= _MOST_SHARED * len(trusted):
+        most = _MOST_SHARED_IMAGES if samples.is_image else _MOST_SHARED
+        if shared <= most * len(trusted):
             return ()
         return (
             f"{shared} of {len(trusted)} trusted samples stand in the data set too, with the same "
