@@ -280,7 +280,7 @@ def test_a_folder_of_two_forms_is_refused(forms, tmp_path, colour, beside) -> No
         np.savez(source / beside, images=colour[0], labels=colour[1])
     else:
         (source / beside).write_bytes(b"\0")
-    with pytest.raises(UsageError, match="in one form .* and class folders"):
+    with pytest.raises(UsageError, match=r"in one form .* and class folders"):
         read_samples(str(source))
 
 

@@ -82,7 +82,7 @@ def test_texts_are_told_what_to_do(tmp_path) -> None:
 def test_data_sets_and_splits_that_do_not_exist(forms, tmp_path, colour) -> None:
     with pytest.raises(UsageError, match="that can be opened"):
         read_samples(f"hf:{tmp_path}/none")
-    with pytest.raises(UsageError, match="one of the splits train of .*, got nowhere"):
+    with pytest.raises(UsageError, match=r"one of the splits train of .*, got nowhere"):
         read_samples(f"{parquet(forms, tmp_path, colour)}#nowhere")
 
 
