@@ -61,6 +61,11 @@ def test_exit_codes_of_the_other_verdicts(run: Run, files: Files, quick: Calls) 
         (("dataset", "data.npz", "--clean", "data.npz", "--prove"), 3, "hold some out"),
         (("dataset", "data.npz", "--clean", "clean.npz", "--cleanse", "no/x.npz"), 4, "folder"),
         (("dataset", "data.npz", "--clean", "clean.npz", "--cleanse", "x.csv"), 4, ".npz"),
+        (
+            ("dataset", "data.npz", "--clean", "clean.npz", "--out", "q.npz", "--cleanse", "q.npz"),
+            4,
+            "beside the run",
+        ),
         (("dataset", ".", "--clean", "clean.npz", "--out", "inside"), 4, "outside"),
         (("nonsense",), 4, "nonsense"),
         (("report", "nowhere"), 4, "nowhere"),

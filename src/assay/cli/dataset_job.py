@@ -103,8 +103,8 @@ def check_places(job: DatasetJob, run: pathlib.Path) -> None:
     """Check, before anything is read, where results are to go.
 
     Raises:
-        UsageError: into the data, to something that exists or has no folder, or under a name that
-            says it is another kind of file.
+        UsageError: into the data, to something that exists or has no folder, to the run itself, or
+            under a name that says it is another kind of file.
     """
     places = [run] if job.cleanse is None else [run, pathlib.Path(job.cleanse)]
     for place, source in itertools.product(places, (job.data, job.clean)):
@@ -113,6 +113,8 @@ def check_places(job: DatasetJob, run: pathlib.Path) -> None:
     if job.cleanse is None:
         return
     out, data = pathlib.Path(job.cleanse), _place_of(job.data)
+    if run.resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"expected the cleansed data beside the run {run}, got {out}")
     if os.path.lexists(out):
         raise UsageError(f"expected a new path for the cleansed data, {out} exists")
     if not out.parent.is_dir():
