@@ -45,7 +45,8 @@ def test_other_shares_of_the_classes_are_no_other_kind() -> None:
         return Preflight().alike(near, nearest(samples.inputs[:], held.inputs[:])[0])
 
     assert doubts(suspects)
-    assert not doubts(_matched(suspects, calibration, Seed(0)))
+    everyone = torch.arange(len(suspects))
+    assert not doubts(_matched(suspects, everyone, calibration, Seed(0)))
 
 
 def test_a_random_part_of_the_data_is_alike_even_where_a_fifth_is_changed(digits: Digits) -> None:
