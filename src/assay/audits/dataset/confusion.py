@@ -249,14 +249,7 @@ class _Stretch:
 
 
 ROWS = Confusion(
-    suspect_weight=0.12,
-    recall=1.0,
-    epochs=6.0,
-    looks=3,
-    batch_size=128,
-    rate=0.03,
-    warm_up=0,
-    momentum=0.9,
+    suspect_weight=0.12, recall=1.0, epochs=6.0, looks=3, rate=0.03, warm_up=0, momentum=0.9
 )
 """For tables and features. Their networks have no batch normalisation and learn clean rows by heart
 again under the settings for images: of news texts 12 to 15 % of the calibration kept their label.
