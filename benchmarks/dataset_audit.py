@@ -152,9 +152,7 @@ def _case(asked: argparse.Namespace, data: str, scenario: str, seed: int) -> Cas
 
 def _group(case: Case, parts: Sequence[str]) -> grid.Group:
     """List the cells of a case, in the order in which they need each other."""
-    settings = DatasetSettings()
-    if case.training.epochs != Recipe().epochs:
-        settings = dataclasses.replace(settings, recipe=case.training)
+    settings = usual_settings(case)
     audited = _cell(case, "audit", repr(settings), lambda: audit(case, settings))
     cells: list[grid.Cell] = []
     if "asr" in parts:
@@ -171,6 +169,13 @@ def _group(case: Case, parts: Sequence[str]) -> grid.Group:
     if "published" in parts and case.attack is not None:
         cells.append(_published(case))
     return grid.Group(name=f"{_name(case)}-{case.digest}", cells=tuple(cells))
+
+
+def usual_settings(case: Case) -> DatasetSettings:
+    """Audit by default, for as many epochs as ordinary models where these have others."""
+    if case.training.epochs == Recipe().epochs:
+        return DatasetSettings()
+    return dataclasses.replace(DatasetSettings(), recipe=case.training)
 
 
 def _cell(case: Case, kind: str, method: str, measure: Callable[[], grid.Result]) -> grid.Cell:

@@ -12,7 +12,7 @@ import torch
 import dataset_audit
 import grid
 from assay.audits.dataset import DatasetSettings
-from assay.fitting import EVERYTHING, Precision, Recipe
+from assay.fitting import EVERYTHING, Precision
 from assay_zoo.scenarios import SCENARIOS
 from experiment import CLEAN, Case
 
@@ -86,10 +86,7 @@ def _group(case: Case, names: Sequence[str]) -> grid.Group:
 
 
 def _cell(case: Case, name: str) -> grid.Cell:
-    usual = DatasetSettings()
-    if case.training.epochs != Recipe().epochs:
-        usual = dataclasses.replace(usual, recipe=case.training)
-    settings = VARIANTS[name](usual)
+    settings = VARIANTS[name](dataset_audit.usual_settings(case))
     told = {"kind": "settings", "variant": name, "method": repr(settings), "version": VERSION}
     return grid.Cell(
         name=f"{case.data}-{case.train}-{case.scenario}-s{case.seed}-{name}",

@@ -1,9 +1,8 @@
 """Data sets that `datasets` opens: `hf:NAME`, a folder or a name on the hub."""
 
-import atexit
+import contextlib
 import hashlib
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -81,12 +80,12 @@ def _load(name: str, split: str | None) -> "Dataset":
     if (folder / _SAVED).is_file():
         # what `save_to_disk` wrote of one split, whose files are named here, not by the folder
         source = ("arrow", {"data_files": [str(folder / f) for f in _arrow_files(folder)]})
-    if folder.is_dir():
-        # never what was converted before: a file that was exchanged may have kept its time
-        private = tempfile.mkdtemp(prefix="assay-hf-")
-        atexit.register(shutil.rmtree, private, ignore_errors=True)
-        source[1]["cache_dir"] = private
-    with refusing(f"hf:{name}", *failures):
+    with contextlib.ExitStack() as private, refusing(f"hf:{name}", *failures):
+        if folder.is_dir():
+            # never what was converted before: a file that was exchanged may have kept its time.
+            # What is open stays readable once it has no name.
+            made = tempfile.TemporaryDirectory(prefix="assay-hf-")
+            source[1]["cache_dir"] = private.enter_context(made)
         try:
             builder = datasets.load_dataset_builder(source[0], **source[1])
             _check(builder, name)

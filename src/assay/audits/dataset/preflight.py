@@ -14,7 +14,8 @@ from .confusion import Confused
 
 _MOST_VALUES = 4096  # of a sample, for its distance to another
 _MOST_SHARED = 0.5  # of the trusted rows, that may stand in the data set: some are alike by chance
-_MOST_SHARED_IMAGES = 0.1
+_MOST_SHARED_IMAGES = 0.1  # of digits with a twentieth drawn from the data, BadNets and Blend with
+# three seeds were all flagged; with a tenth or a fifth four of six, and two were inconclusive
 _NEAR = 0.1  # the share of the suspects that lie nearest to the confusing samples
 
 
