@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -224,6 +225,14 @@ class _Kept:
         path = self.folder / f"{name}.safetensors"
         return load_file(path) if path.exists() else None
 
+    def times(self, measured: Sequence[float] | None) -> Sequence[float | None]:
+        """Keep how long the audit took that trained the models, or, with None, say it."""
+        path = self.folder / "times.json"
+        if measured is not None:
+            path.write_text(json.dumps(measured))
+            return measured
+        return json.loads(path.read_text()) if path.exists() else [None] * 4
+
 
 class _Watch:
     """Times an audit, and its first training, by whose pace an ordinary one is reckoned.
@@ -266,10 +275,13 @@ def audit(case: Case, settings: DatasetSettings) -> grid.Result:
         progress=watch,
         store=kept,
     )
-    wall, cpu = watch.passed()
     mixed = len(prepared.suspects) + len(found.calibration_labels)
     trained = sum(settings.focus_for(prepared.suspects).sizes(mixed, settings.recipe.epochs))
     ordinary = case.training.epochs * case.train / trained
+    pace = [ordinary * passed for passed in watch.trained]
+    wall, cpu, ordinary_wall, ordinary_cpu = kept.times(
+        None if resumed else [*watch.passed(), *pace]
+    )
     adjusted = [c.adjusted_p_value for c in found.classes if c.adjusted_p_value is not None]
     everything = torch.ones_like(found.is_poison)
     return {
@@ -290,10 +302,10 @@ def audit(case: Case, settings: DatasetSettings) -> grid.Result:
             for c in found.classes
         ],
         "reasons": list(found.findings.reasons),
-        "audit_wall_s": None if resumed else wall,
-        "audit_cpu_s": None if resumed else cpu,
-        "ordinary_wall_s": None if resumed else ordinary * watch.trained[0],
-        "ordinary_cpu_s": None if resumed else ordinary * watch.trained[1],
+        "audit_wall_s": wall,
+        "audit_cpu_s": cpu,
+        "ordinary_wall_s": ordinary_wall,
+        "ordinary_cpu_s": ordinary_cpu,
         "sample_passes": found.sample_passes,
         "passes_ratio": found.sample_passes / (case.training.epochs * case.train),
         "flagged_samples": " ".join(str(row) for row in found.flagged.tolist()),

@@ -235,7 +235,9 @@ def test_a_dry_run_measures_and_leaves_nothing(run: Run, files: Files, quick: Ca
         "retrain-before",
         "retrain-after",
     }
-    assert "in all about" in run(*arguments[:-1]).stdout
+    said = run(*arguments[:-1]).stdout
+    assert "in all about" in said
+    assert parsed(alone.stdout)["foreseen"][0] in said
     assert set(pathlib.Path().rglob("*")) == before
     assert not quick
 

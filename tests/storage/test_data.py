@@ -149,6 +149,17 @@ def test_classes_are_matched_by_number_where_one_side_has_no_names(forms, tmp_pa
         read_samples(forms.class_folders(tmp_path, *colour), class_names=("0", "1", "2"))
 
 
+def test_numbered_classes_are_matched_by_number_where_the_names_are_numbers(tmp_path) -> None:
+    path, names = tmp_path / "numbered.npz", ("1", "10", "2")  # as folders are sorted
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    np.savez(path, images=images, labels=np.array([1, 2, 10]))
+    samples = read_samples(str(path), class_names=names)
+    assert [names[label] for label in samples.labels.tolist()] == ["1", "2", "10"]
+    np.savez(path, images=images, labels=np.array([0, 1, 2]))
+    with pytest.raises(RefusedError, match=r"labels among 1, 10, 2 .*got 0"):
+        read_samples(str(path), class_names=names)
+
+
 def test_size_cuts_and_scales(tmp_path) -> None:
     for name, size in (("a", (40, 20)), ("b", (10, 30))):
         (tmp_path / "d" / name).mkdir(parents=True)

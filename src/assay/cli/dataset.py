@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from assay.audits.dataset import foresee
 from assay.errors import UsageError
 
 from . import devices, options
 from .dataset_job import DatasetJob, check_places, load
 from .estimate import show_estimate
 from .exits import Exit
+from .output import say
 from .perform import DatasetTask
 from .summary import Manner, carry_out
 from .task import absolute, create, fresh_folder
@@ -95,6 +97,8 @@ def dataset(
     if dry_run:
         show_estimate(job, loaded, json=json)
         return Exit.NOTHING_FLAGGED
+    for reason in foresee(loaded.data, loaded.clean):
+        say(f"inconclusive unless something is flagged: {reason}", quiet=quiet)
     task = DatasetTask(job=job, loaded=loaded)
     begin = functools.partial(create, task, path)
     manner = Manner(quiet=quiet, json=json, exit_zero=exit_zero, max_minutes=max_minutes)

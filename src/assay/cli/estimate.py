@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from assay.audits.dataset import DatasetSettings
+from assay.audits.dataset import DatasetSettings, foresee
 from assay.fitting import Feed, Preprocess, Step, feed, fit, sgd
 from assay.networks import fresh_network
 from assay.randomness import Seed, child
@@ -22,7 +22,8 @@ _PASS = 1 / 3
 
 
 def show_estimate(job: DatasetJob, loaded: Loaded, *, json: bool) -> None:
-    """Time a few training steps, and say what the whole audit would take."""
+    """Time a few training steps, and say what the audit would take and what it could not tell."""
+    foreseen = foresee(loaded.data, loaded.clean)
     rate = _rate(job, loaded)
     stages = {name: samples / rate for name, samples in _stages(job, loaded).items()}
     document = {
@@ -35,6 +36,7 @@ def show_estimate(job: DatasetJob, loaded: Loaded, *, json: bool) -> None:
         "samples_per_s": rate,
         "stages_s": stages,
         "wall_s": sum(stages.values()),
+        "foreseen": list(foreseen),
     }
     if json:
         write(documents.dump(document))
@@ -47,6 +49,8 @@ def show_estimate(job: DatasetJob, loaded: Loaded, *, json: bool) -> None:
     for name, seconds in stages.items():
         write(f"  {name:15} {_time(seconds)}")
     write(f"in all about {_time(sum(stages.values()))}; nothing was run or written")
+    for reason in foreseen:
+        write(f"inconclusive unless something is flagged: {reason}")
 
 
 def _stages(job: DatasetJob, loaded: Loaded) -> dict[str, float]:

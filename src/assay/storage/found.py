@@ -138,8 +138,8 @@ def _classes(
         if class_names is not None:
             labels, names = _matched(found, names, tuple(class_names), where)
     elif class_names is not None:
-        _check_range(labels, len(class_names), where)
         names = tuple(class_names)
+        labels = _placed(labels, names, where)
     else:
         names = _numbers(labels, where)
     if len(labels.unique()) < 2:
@@ -154,6 +154,31 @@ def _check_range(labels: Int64[Tensor, " samples"], classes: int, where: object)
             f"expected labels in [0, {classes}) in {where}, got {low} to {high}"
             f"{_FROM_ONE if (low, high) == (1, classes) else ''}"
         )
+
+
+def _placed(
+    labels: Int64[Tensor, " samples"], names: tuple[str, ...], where: object
+) -> Int64[Tensor, " samples"]:
+    """Find the places of numbered classes among `names`, by number where all of these are numbers.
+
+    Folders "1" to "9" start at 1, and "10" is sorted before "2".
+    """
+    numbers = [
+        int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 10
+    ]
+    if len(numbers) < len(names) or len(set(numbers)) < len(names):
+        _check_range(labels, len(names), where)
+        return labels
+    places = {number: place for place, number in enumerate(numbers)}
+    foreign = sorted(set(labels.unique().tolist()) - places.keys())
+    if foreign:
+        raise RefusedError(
+            f"expected labels among {_some(names)} in {where}, got "
+            f"{_some([str(label) for label in foreign])}"
+        )
+    order = torch.tensor(sorted(numbers))
+    sorted_places = torch.tensor([places[number] for number in order.tolist()])
+    return sorted_places[torch.searchsorted(order, labels)]
 
 
 def _numbers(labels: Int64[Tensor, " samples"], where: object) -> tuple[str, ...]:

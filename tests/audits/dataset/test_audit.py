@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import assay
-from assay.audits.dataset import DatasetAudit, DatasetSettings, audit_dataset
+from assay.audits.dataset import DatasetAudit, DatasetSettings, audit_dataset, foresee
 from assay.audits.dataset.audit import _pull
 from assay.audits.dataset.preflight import Preflight
 from assay.errors import InputError
@@ -144,15 +144,36 @@ def test_the_function_of_tensors_agrees_with_the_audit(digits: Digits) -> None:
 
 
 def test_too_few_trusted_samples_are_inconclusive(digits: Digits) -> None:
-    found = audited(digits[0], digits[1].subset(torch.arange(100)))
+    few = digits[1].subset(torch.arange(100))
+    found = audited(digits[0], few)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "trusted set is too small" in found.findings.reasons[0]
+    assert foresee(digits[0], few) == found.findings.reasons
+
+
+def test_what_needs_no_training_is_foreseen(digits: Digits) -> None:
+    samples, trusted = digits
+    assert foresee(samples, trusted) == ()
+    without = trusted.subset((trusted.labels != 3).nonzero().squeeze(1))
+    (reason,) = foresee(samples, without)
+    assert "1 of 10 classes" in reason
+    assert "'digit 3'" in reason
+    assert "stand in the data set" in foresee(samples, samples.subset(torch.arange(300)))[0]
 
 
 def test_another_label_order_is_inconclusive_and_flags_nothing(digits: Digits) -> None:
     found = audited(digits[0], relabelled(digits[1], (digits[1].labels + 1) % 10))
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "label order" in found.findings.reasons[0]
+    assert not found.is_poison.any()
+
+
+def test_two_exchanged_labels_of_the_trusted_set_are_named(digits: Digits) -> None:
+    labels = digits[1].labels.clone()
+    labels[digits[1].labels == 2], labels[digits[1].labels == 5] = 5, 2
+    found = audited(digits[0], relabelled(digits[1], labels))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "'digit 2' for 'digit 5'" in found.findings.reasons[0]
     assert not found.is_poison.any()
 
 

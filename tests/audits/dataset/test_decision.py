@@ -5,6 +5,7 @@ from torch import Tensor
 
 from assay.audits.dataset import Refinement
 from assay.audits.dataset.decision import Decision, Scored
+from assay.audits.dataset.outvoting import leading
 from assay.stats import PooledRidge, auroc, holm
 
 
@@ -208,10 +209,28 @@ def test_a_vote_among_clean_samples_raises_few_alarms(calibration_count: int) ->
         random = torch.Generator().manual_seed(seed)
         features = torch.randn(2000 + calibration_count, 32, generator=random)
         ridge = regressed(suspects, calibration, features)
-        tests = Decision().test(suspects, calibration, classes=10, ridge=ridge)
+        along = leading(features, torch.cat([suspects.labels, calibration.labels]))
+        tests = Decision().test(suspects, calibration, classes=10, ridge=ridge, along=along)
         p_values = torch.tensor([t.finding.p_value for t in tests]).double()
         alarms += bool((holm(p_values) <= 0.05).any())
     assert alarms <= 4
+
+
+def test_what_scores_do_not_tell_features_may() -> None:
+    suspects, calibration = drawn(1, suspects=2000)
+    features = torch.randn(2500, 32, generator=torch.Generator().manual_seed(1))
+    rows = (suspects.labels == 7).nonzero().squeeze(1)[:60]
+    features[rows, 0] += 25
+    decision, ridge = Decision(), regressed(suspects, calibration, features)
+    along = leading(features, torch.cat([suspects.labels, calibration.labels]))
+    for given, flagged in ((None, []), (along, [7])):
+        tests = decision.test(suspects, calibration, classes=10, ridge=ridge, along=given)
+        p_values = torch.tensor([t.finding.p_value for t in tests]).double()
+        assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == flagged
+    assert tests[7].by_features
+    flags = decision.flag(suspects, calibration, tests, (7,))
+    assert flags[rows].double().mean() > 0.9
+    assert int(flags.sum()) < 90
 
 
 def test_a_class_beside_hardly_any_others_is_asked_of_its_scores_alone() -> None:

@@ -48,7 +48,13 @@ def refined(suspects, calibration, features, flags):
         own = labels == label
         is_suspect = torch.arange(len(labels))[own] < len(suspects.labels)
         said = outvoted(ridge, own, scores[own])
-        voted = Voted(suspects=said[is_suspect], calibration=said[~is_suspect], threshold=0.0)
+        voted = Voted(
+            suspects=said[is_suspect],
+            calibration=said[~is_suspect],
+            threshold=0.0,
+            effect=0.1,
+            p_value=0.01,
+        )
         finding = Finding(question="?", samples=int(own.sum()), effect=0.1, p_value=0.01)
         tests.append(decision.Tested(finding=finding, threshold=0.0, voted=voted))
     return Refinement()(flags, suspects.labels, tests)

@@ -4,6 +4,7 @@ from .audit import ClassResult as ClassResult
 from .audit import DatasetAudit as DatasetAudit
 from .audit import DatasetSettings as DatasetSettings
 from .audit import audit_dataset as audit_dataset
+from .audit import foresee as foresee
 from .confusion import Confusion as Confusion
 from .decision import Decision as Decision
 from .preflight import Preflight as Preflight

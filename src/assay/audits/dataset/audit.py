@@ -32,7 +32,9 @@ from assay.samples import Rows, Samples
 from assay.stats import PooledRidge, conformal_p_values, holm
 
 from .confusion import ROWS, Confused, Confusion, log_odds, seen
+from .contaminated import Kind, kinds_apart
 from .decision import Decision, Scored, Tested
+from .outvoting import leading
 from .preflight import Preflight, nearest
 from .refinement import Refinement
 
@@ -49,7 +51,8 @@ ASSUMPTIONS = (
 
 NOT_EXAMINED = (
     "Backdoors whose trigger the trained network does not learn.",
-    "Triggers that trusted samples carry too: they are unlearnt together, and nothing stands out.",
+    "Triggers that trusted samples carry too: they are unlearnt together, and only plain ones are "
+    "noticed.",
     "Wrong labels without a trigger, and harm other than backdoors.",
     "Poison that entered a model by another way than this data set.",
 )
@@ -123,8 +126,13 @@ class ClassResult:
     """Why there is no p-value."""
     target: str | None
     """The class that most of its flagged samples pull the confused model to."""
+    doubtful: tuple[int, ...] = ()
+    """Trusted samples, by index, that share what sets suspects of the class apart from all other
+    classes: to be looked at."""
     by_vote: bool = False
     """Whether what its samples share shows the class best, not how sure the model is of each."""
+    by_features: bool = False
+    """Whether that shows without the confusion."""
 
 
 @record
@@ -255,18 +263,29 @@ def audit_dataset(
     steps = looks[-1].steps
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
-    said, tested = _best_look(
+    along = leading(before, suspects.labels.cpu())
+    said, tested, ridge = _best_look(
         looks,
         before,
         suspects.labels,
         score,
-        partial(settings.decision.test, classes=samples.classes),
+        partial(settings.decision.test, classes=samples.classes, along=along),
+    )
+    kinds = kinds_apart(
+        ridge,
+        along,
+        *score(said),
+        trusted=trusted,
+        rows=is_calibration.nonzero().squeeze(1),
+        decision=settings.decision,
+        alpha=alpha,
     )
     some = _some(held, child(seed, "held"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
     same = (some.labels[neighbours] == mixed_in.labels).double().mean().item()
     invalid = (
         *settings.preflight.learnt(predicted, held.labels, same),
+        *settings.preflight.exchanged(predicted, held.labels, trusted.class_names),
         *_alike(
             near,
             some,
@@ -290,6 +309,7 @@ def audit_dataset(
         *score(said),
         tests=tested,
         predicted=said.predicted[:cut],
+        kinds=kinds,
         invalid=invalid,
         doubts=doubts,
         settings=settings,
@@ -301,13 +321,56 @@ def audit_dataset(
     )
 
 
+def foresee(
+    samples: Samples,
+    trusted: Samples,
+    *,
+    settings: DatasetSettings = DatasetSettings(),  # noqa: B008  frozen
+) -> tuple[str, ...]:
+    """Say, without training anything, why an audit is bound to leave questions open.
+
+    Args:
+        samples: as for `audit_dataset`.
+        trusted: likewise.
+        settings: likewise.
+
+    Returns:
+        Reasons for which the verdict will be `inconclusive` unless something is flagged.
+    """
+    decision = settings.decision
+    is_calibration = _split(trusted, settings.most_calibration, Seed(0))  # any seed: as many
+    can_judge = int(is_calibration.sum()) >= decision.fewest_calibration
+    counts = zip(
+        samples.class_names,
+        samples.labels.bincount(minlength=samples.classes).tolist(),
+        trusted.labels[is_calibration].bincount(minlength=samples.classes).tolist(),
+        strict=True,
+    )
+    missing = [
+        (name, reason)
+        for name, own, reference in counts
+        if (reason := decision.unanswerable(own, reference, can_judge=can_judge))
+    ]
+    return (*_unjudged(missing, samples.classes), *settings.preflight.apart(samples, trusted))
+
+
+def _unjudged(missing: Sequence[tuple[str, str]], classes: int) -> tuple[str, ...]:
+    """Say how many classes cannot be judged, of their names and reasons."""
+    if not missing:
+        return ()
+    name, reason = missing[0]
+    if len(missing) == classes and len({reason for _, reason in missing}) == 1:
+        return (f"Nothing can be judged: {reason}",)
+    return (f"{len(missing)} of {classes} classes cannot be judged, such as {name!r}: {reason}.",)
+
+
 def _best_look(
     looks: Sequence[Confused],
     before: Float[Tensor, "mixed dims"],
     labels: Int64[Tensor, " mixed"],
     score: Callable[[Confused], tuple[Scored, Scored]],
     test: Callable[..., tuple[Tested, ...]],
-) -> tuple[Confused, tuple[Tested, ...]]:
+) -> tuple[Confused, tuple[Tested, ...], PooledRidge]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
     So the family-wise false alarm rate is kept over the looks (Bonferroni) and classes (Holm).
@@ -316,9 +379,9 @@ def _best_look(
     for said in looks:
         features = torch.cat([before, said.features], dim=1)
         ridge = PooledRidge(features, labels, penalty=_PENALTY)
-        found.append((said, test(*score(said), ridge=ridge)))
-    said, tests = min(found, key=lambda each: min(map(_p_value, each[1])))
-    return said, tuple(_counted(test, len(found)) for test in tests)
+        found.append((said, test(*score(said), ridge=ridge), ridge))
+    said, tests, ridge = min(found, key=lambda each: min(map(_p_value, each[1])))
+    return said, tuple(_counted(test, len(found)) for test in tests), ridge
 
 
 def _p_value(test: Tested) -> float:
@@ -396,6 +459,7 @@ def _decide(
     *,
     tests: tuple[Tested, ...],
     predicted: Int64[Tensor, " samples"],
+    kinds: Mapping[int, Kind],
     invalid: Sequence[str],
     doubts: Sequence[str],
     settings: DatasetSettings,
@@ -407,13 +471,18 @@ def _decide(
     decision, classes = settings.decision, samples.classes
     if invalid:
         tests = tuple(_unanswered(test, invalid[0]) for test in tests)
-    adjusted = holm(
-        torch.tensor(
-            [_p_value(test) for test in tests],
-            dtype=torch.float64,
-        )
-    )
+    adjusted = holm(torch.tensor([_p_value(test) for test in tests], dtype=torch.float64))
     flagged = tuple((adjusted <= alpha).nonzero().squeeze(1).tolist())
+    kinds = {c: kind for c, kind in kinds.items() if c not in flagged or kind.is_shared}
+    tests = tuple(
+        test if label in flagged else _doubted(test, kinds.get(label))
+        for label, test in enumerate(tests)
+    )
+    shared = (
+        f"Class {samples.class_names[c]!r}: {kind.reason}."
+        for c, kind in kinds.items()
+        if c in flagged
+    )
     is_poison = torch.zeros_like(suspects.labels, dtype=torch.bool)
     if flagged:
         is_poison = settings.refinement(
@@ -424,7 +493,7 @@ def _decide(
         _class_result(label, samples, calibration, tests[label], adjusted, is_poison, predicted)
         for label in range(classes)
     )
-    results = tuple(_judged(result, alpha) for result in results)
+    results = tuple(_judged(result, alpha, kinds.get(result.label)) for result in results)
     verdict = judge([t.finding for t in tests], level=alpha)
     if doubts and verdict is Verdict.NO_INDICATOR:
         verdict = Verdict.INCONCLUSIVE
@@ -434,7 +503,7 @@ def _decide(
             verdict=verdict,
             alpha=alpha,
             reasons=tuple(
-                dict.fromkeys((*(invalid or _reasons(results, verdict, alpha)), *doubts))
+                dict.fromkeys((*(invalid or _reasons(results, verdict, alpha)), *doubts, *shared))
             ),
             subjects=tuple(_subject(r, digest) for r in results),
             cost=cost,
@@ -448,6 +517,14 @@ def _decide(
         calibration_labels=calibration.labels,
         sample_passes=sample_passes,
     )
+
+
+def _doubted(test: Tested, kind: Kind | None) -> Tested:
+    """Take back the answer, if there is one, where a kind stands apart; its scores are shown."""
+    if kind is None or test.finding.p_value is None:
+        return test
+    finding = dataclasses.replace(test.finding, effect=None, p_value=None, reason=kind.reason)
+    return dataclasses.replace(test, finding=finding)
 
 
 def _unanswered(test: Tested, reason: str) -> Tested:
@@ -479,10 +556,12 @@ def _class_result(  # noqa: PLR0917
         reason=tested.finding.reason,
         target=samples.class_names[int(predicted[own].mode().values)] if own.any() else None,
         by_vote=tested.by_vote,
+        by_features=tested.by_features,
     )
 
 
-def _judged(result: ClassResult, alpha: float) -> ClassResult:
+def _judged(result: ClassResult, alpha: float, kind: Kind | None) -> ClassResult:
+    result = dataclasses.replace(result, doubtful=() if kind is None else kind.trusted)
     if result.adjusted_p_value is None:
         return result
     hit = result.adjusted_p_value <= alpha
@@ -503,17 +582,13 @@ def _reasons(results: Sequence[ClassResult], verdict: Verdict, alpha: float) -> 
             f"No class holds more high scores than trusted samples explain, at a family-wise false "
             f"alarm rate of {alpha:g}."
         )
-    if missing and len({r.reason for r in missing}) == 1 and len(missing) == len(results):
-        said.append(f"Nothing could be judged: {missing[0].reason}")
-    elif missing:
-        said.append(
-            f"{len(missing)} of {len(results)} classes could not be judged, such as "
-            f"{missing[0].name!r}: {missing[0].reason}."
-        )
+    said += _unjudged([(r.name, r.reason) for r in missing], len(results))
     return tuple(said)
 
 
 def _pull(result: ClassResult) -> str:
+    if result.by_features:
+        return "have in common what sets them apart from the rest of the class"
     if result.by_vote:
         return (
             f"share what sets those apart that keep pulling a confused model most, to "
@@ -534,7 +609,9 @@ def _subject(result: ClassResult, digest: Mapping[str, str]) -> Subject:
             "flagged": result.flagged,
             "excess_share": result.statistic,
             "by_vote": result.by_vote,
+            "by_features": result.by_features,
             "calibration": result.calibration,
+            "doubtful_trusted": list(result.doubtful),
             "reason": result.reason,
         },
         assumptions=ASSUMPTIONS,

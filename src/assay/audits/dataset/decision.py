@@ -27,6 +27,8 @@ _UPPER = 0.1  # share of all calibration scores, at which the classes' tails are
 _ENOUGH = 50  # calibration samples of a class that would show a tail much heavier than the others'
 _VOTED = 0.8  # of the false alarms that a class may cause, those that outvoted scores may
 _VOTED_BY_TAIL = 0.5  # the same, where they are compared with the tail of other classes
+_ALONG = 0.05  # the same, of the vote from what a class varies by most, either way round
+_CLEAR = 1e-4  # p-value up to which scores, where they answer, choose the samples
 
 
 @record
@@ -49,6 +51,8 @@ class Tested:
     """None where the class could not be tested, there are no features, or hardly other classes."""
     by_vote: bool = False
     """Whether the outvoted scores show the class's excess best."""
+    by_features: bool = False
+    """Whether the vote started from what the class varies by most, not from scores."""
 
 
 @record
@@ -59,6 +63,9 @@ class Voted:
     calibration: Float[Tensor, " reference"]
     threshold: float
     """At which most suspects lie above for what was compared with."""
+    effect: float
+    """Their share there, less what that allows."""
+    p_value: float
 
 
 @record
@@ -75,8 +82,12 @@ class Decision:
     all classes, a third one compares the class in the same way with the tail of all other classes,
     suspects included. Then the class outvotes its scores by what its high samples have in common
     (`outvoted`), and is asked once more: exactly, or, with few calibration samples of its own,
-    against the tail of the outvoted scores of all other classes. Bonferroni's correction follows
-    over these questions, four fifths of it for the last one where it is exact, half where not.
+    against the tail of the outvoted scores of all other classes. Where the scores do not answer
+    clearly, the same is asked of votes that start from what the class varies by most before the
+    confusion (`leading`), either way round: a trigger that is unlearnt with the rest may still
+    show there (FTrojan on Fashion-MNIST, seed 0, AUROC .68 by the confusion). Bonferroni's
+    correction follows over these questions, four fifths of it for the vote on scores where it is
+    exact, half where not, and a twentieth for each of the last two.
 
     Within a flagged class the samples are chosen by the procedure of Benjamini and Hochberg on
     conformal p-values, and fewer of them where the tail tells that the border lies higher. Where
@@ -143,18 +154,22 @@ class Decision:
         *,
         classes: int,
         ridge: PooledRidge | None = None,
+        along: Float[Tensor, " everyone"] | None = None,
     ) -> tuple[Tested, ...]:
         """Ask of every class whether too many of its samples score high.
 
         `ridge` is of the features of the suspects, then of the calibration, in groups by label;
-        without, nothing is voted on.
+        without, nothing is voted on. `along` says where these lie along what their class varies by
+        most; without, it is not asked of that.
         """
         shifts = self.shifts(calibration, classes=classes)
         trusted = calibration.scores - shifts[calibration.labels]
         everyone = torch.cat([suspects.scores - shifts[suspects.labels], trusted])
         labels = torch.cat([suspects.labels, calibration.labels])
         shared = [fit_tail(trusted)] if len(trusted) >= self.fewest_calibration else []
-        voted = None if ridge is None else _all_outvoted(ridge, suspects, calibration)
+        scores = torch.cat([suspects.scores, calibration.scores])
+        starts = [scores] if along is None else [scores, along, -along]
+        votes = [] if ridge is None else [_all_outvoted(ridge, start, labels) for start in starts]
         tests = []
         for label in range(classes):
             own = suspects.scores[suspects.labels == label]
@@ -166,9 +181,10 @@ class Decision:
             if shared and len(trusted) < self.much_calibration <= len(others):
                 tails.append((fit_tail(others), self.tail_odds * _heavier(shifted, others)))
             tested = self._test(own, reference, tails, shifts[label].item())
-            if voted is not None and tested.finding.p_value is not None:
-                ours, theirs = voted[labels == label].split([len(own), len(reference)])
-                tested = self._with_vote(tested, ours, theirs, voted[labels != label])
+            if votes and tested.finding.p_value is not None:
+                mine = labels == label
+                asked = [self._asked(vote[mine], vote[~mine], len(reference)) for vote in votes]
+                tested = self._with_votes(tested, [each for each in asked if each is not None])
             tests.append(tested)
         return tuple(tests)
 
@@ -180,7 +196,7 @@ class Decision:
         shift: float,
     ) -> Tested:
         question = "does the class hold more high scores than trusted samples explain?"
-        reason = self._unanswerable(len(own), len(reference), can_judge=bool(tails))
+        reason = self.unanswerable(len(own), len(reference), can_judge=bool(tails))
         if reason:
             finding = Finding(
                 question=question, samples=len(own), effect=None, p_value=None, reason=reason
@@ -206,41 +222,61 @@ class Decision:
         )
         return Tested(finding=finding, threshold=threshold)
 
-    def _with_vote(
+    def _asked(
         self,
-        tested: Tested,
-        own: Float[Tensor, " own"],
-        reference: Float[Tensor, " reference"],
+        mine: Float[Tensor, " mine"],
         others: Float[Tensor, " others"],
-    ) -> Tested:
-        """Ask the question of the outvoted scores too, and let the clearer answer count.
-
-        Bonferroni's correction with weights: what the outvoted scores miss stands far apart, and
-        its p-values are so small that they do well with the lesser weight.
-        """
+        calibration: int,
+    ) -> "Voted | None":
+        """Ask the question of a vote, whose last samples are calibration; exactly where enough."""
+        own, reference = mine.split([len(mine) - calibration, calibration])
         if len(reference) >= self.fewest_voting:
             exact = exceedance_scan(own, reference)
-            weight, p_value = _VOTED, exact.p_value
-            threshold, effect = exact.threshold, exact.excess
+            found = (exact.threshold, exact.excess, exact.p_value)
         elif len(others) < self.fewest_calibration:
-            return tested
+            return None
         else:
             odds = self.tail_odds * _heavier(reference, others)
             scan = tail_scan(own, fit_tail(others), odds=odds, fewest=self.fewest_poison)
-            weight, p_value = _VOTED_BY_TAIL, scan.p_value
-            threshold, effect = scan.threshold, (scan.above - scan.expected) / len(own)
+            found = (scan.threshold, (scan.above - scan.expected) / len(own), scan.p_value)
+        threshold, effect, p_value = found
+        return Voted(
+            suspects=own,
+            calibration=reference,
+            threshold=threshold,
+            effect=effect,
+            p_value=p_value,
+        )
+
+    def _with_votes(self, tested: Tested, votes: Sequence["Voted"]) -> Tested:
+        """Let the clearest answer count, of the scores and of the votes; the first is on scores.
+
+        Bonferroni's correction with weights: what the vote on scores misses stands far apart, and
+        the other p-values are so small that they do well with the lesser weight.
+        """
+        if not votes:
+            return tested
+        is_exact = len(votes[0].calibration) >= self.fewest_voting
+        weight, rest = _VOTED if is_exact else _VOTED_BY_TAIL, votes[1:]
         finding = tested.finding
         assert finding.p_value is not None, "a class without an answer was voted on"
-        scored, vote = finding.p_value / (1 - weight), p_value / weight
-        finding = dataclasses.replace(
-            finding,
-            effect=effect if vote < scored else finding.effect,
-            p_value=min(1.0, scored, vote),
+        scored = finding.p_value / (1 - weight - _ALONG * len(rest))
+        weighed = [votes[0].p_value / weight, *(vote.p_value / _ALONG for vote in rest)]
+        p_value = min(1.0, scored, *weighed)
+        best = 0 if min(scored, weighed[0]) <= _CLEAR else weighed.index(min(weighed))
+        by_vote = weighed[best] < scored
+        chosen = votes[best if by_vote else 0]
+        effect = chosen.effect if by_vote else finding.effect
+        return dataclasses.replace(
+            tested,
+            finding=dataclasses.replace(finding, effect=effect, p_value=p_value),
+            voted=chosen,
+            by_vote=by_vote,
+            by_features=by_vote and best > 0,
         )
-        voted = Voted(suspects=own, calibration=reference, threshold=threshold)
-        return dataclasses.replace(tested, finding=finding, voted=voted, by_vote=vote < scored)
 
-    def _unanswerable(self, samples: int, calibration: int, *, can_judge: bool) -> str:
+    def unanswerable(self, samples: int, calibration: int, *, can_judge: bool) -> str:
+        """Say why a class of so many samples, with so much calibration, cannot be judged, or ""."""
         if not can_judge:
             return (
                 f"the trusted set is too small: expected at least {2 * self.fewest_calibration} "
@@ -342,15 +378,13 @@ class Decision:
 
 
 def _all_outvoted(
-    ridge: PooledRidge, suspects: Scored, calibration: Scored
-) -> Float[Tensor, " samples"]:
-    """Let every class outvote its scores; suspects first, then calibration."""
-    scores = torch.cat([suspects.scores, calibration.scores])
-    labels = torch.cat([suspects.labels, calibration.labels])
-    said = torch.zeros_like(scores)
+    ridge: PooledRidge, start: Float[Tensor, " everyone"], labels: Int64[Tensor, " everyone"]
+) -> Float[Tensor, " everyone"]:
+    """Let every class vote, each from its own samples."""
+    said = torch.zeros_like(start)
     for label in labels.unique().tolist():
         own = labels == label
-        said[own] = outvoted(ridge, own, scores[own])
+        said[own] = outvoted(ridge, own, start[own])
     return said
 
 

@@ -1,6 +1,7 @@
 """What must hold before the absence of a finding means anything."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -123,6 +124,39 @@ class Preflight:
             "Either the network or the settings do not suit the data, or the labels mean nothing, "
             "or the trusted set is of another task or label order.",
         )
+
+    def exchanged(
+        self,
+        predicted: Int64[Tensor, " trusted"],
+        labels: Int64[Tensor, " trusted"],
+        names: Sequence[str],
+    ) -> tuple[str, ...]:
+        """Check that no labels of the trusted set stand for each other's classes.
+
+        They do where samples of a class are surely (Wilson interval) taken for those of another
+        one rather than for their own, from there on in a circle.
+        """
+        counts = torch.zeros(len(names), len(names), dtype=torch.int64)
+        counts.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
+        taken, own = counts.argmax(1).tolist(), counts.diagonal().tolist()
+        most = counts.amax(1).tolist()
+        sure = [
+            taken[c] != c and wilson(most[c], most[c] + own[c]).low > 0.5 for c in range(len(names))
+        ]
+        for start in range(len(names)):
+            circle = [start]
+            while sure[circle[-1]] and taken[circle[-1]] not in circle:
+                circle.append(taken[circle[-1]])
+            if sure[circle[-1]] and taken[circle[-1]] == start:
+                said = ", ".join(
+                    f"{most[c]} of {int(counts[c].sum())} of {names[c]!r} for {names[taken[c]]!r}"
+                    for c in circle[:3]
+                )
+                return (
+                    "Labels of the trusted set stand for other classes than in the data set: the "
+                    f"model takes {said}. Put them right, or use another trusted set.",
+                )
+        return ()
 
     def confusion(self, calibration: Confused) -> tuple[str, ...]:
         """Check that the confusion took, and that the trusted set does not look poisoned."""
