@@ -117,7 +117,7 @@ def samples_of(
     """
     labels, names = _classes(found, class_names, where)
     inputs = settle(found.inputs, how.memory_mb)
-    check_finite(inputs, where)
+    check_finite(inputs, where, found.columns)
     return Samples(
         inputs=inputs, labels=labels, class_names=names, ids=found.ids, columns=found.columns
     )
@@ -234,22 +234,23 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def check_finite(rows: Rows, where: object) -> None:
+def check_finite(rows: Rows, where: object, columns: Sequence[str] | None = None) -> None:
     """Check, block by block, that float rows hold neither NaN nor infinity.
 
     Raises:
-        RefusedError: they do; names the first such sample.
+        RefusedError: they do; names the first such sample, and the column where these have names.
     """
     if rows.dtype == torch.uint8:
         return
     block = max(1, BLOCK // (4 * math.prod(rows.shape[1:])))
     for start in range(0, len(rows), block):
-        good = rows[start : start + block].isfinite().flatten(1).all(dim=1)
-        if not good.all():
-            worst = start + int((~good).nonzero()[0])
+        bad = ~rows[start : start + block].isfinite().flatten(1)
+        if bad.any():
+            worst, column = bad.nonzero()[0].tolist()
+            named = f", column {columns[column]!r}" if columns else ""
             raise RefusedError(
-                f"expected numbers in {where}, got a missing value, NaN or infinity "
-                f"in sample {worst}"
+                f"expected numbers that float32 holds in {where}, got a missing value, NaN or "
+                f"infinity in sample {start + worst}{named}"
             )
 
 

@@ -4,6 +4,7 @@ import codecs
 import csv
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ _BATCH, _FEW = 1024, 16  # rows that are unpacked at once; of images
 _MAX_WORD = 4096  # bytes of a label or an id
 _INDEX = "__index_level_"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SEPARATORS = (",", ";", "\t", "|")
 
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 """Starts a pass over a table."""
@@ -161,15 +163,29 @@ def _is_word(kind: pa.DataType) -> bool:
 
 
 def _delimited(path: pathlib.Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-    with pa.csv.open_csv(
-        path,
-        read_options=pa.csv.ReadOptions(
-            use_threads=False, block_size=_MAX_LINE, column_names=list(types), skip_rows=1
-        ),
-        parse_options=pa.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix]),
-        convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
-    ) as reader:
-        yield from reader
+    try:
+        with pa.csv.open_csv(
+            path,
+            read_options=pa.csv.ReadOptions(
+                use_threads=False, block_size=_MAX_LINE, column_names=list(types), skip_rows=1
+            ),
+            parse_options=pa.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix]),
+            convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
+        ) as reader:
+            yield from reader
+    except pa.ArrowInvalid as error:
+        raise _named(error, list(types), path) from error
+
+
+def _named(error: pa.ArrowInvalid, names: list[str], path: pathlib.Path) -> Exception:
+    """Say which column it is that cannot be read, and which row, counted from 1."""
+    place = re.search(r"In CSV column #(\d+): Row #(\d+): (.*)", str(error), re.DOTALL)
+    if place is None or int(place[1]) >= len(names):
+        return error
+    return RefusedError(
+        f"expected numbers in column {names[int(place[1])]!r} of {path}, line {place[2]}: "
+        f"{place[3]:.200}"
+    )
 
 
 def _header(path: pathlib.Path) -> list[str]:
@@ -189,6 +205,13 @@ def _header(path: pathlib.Path) -> list[str]:
             "that is an index of rows, write the table without it"
         )
     _no_text(names, path)
+    others = set(_SEPARATORS) - {_DELIMITERS[path.suffix]}
+    found = [mark for mark in others if LABEL in text.split(mark)]
+    if LABEL not in names and found:
+        raise RefusedError(
+            f"expected columns separated by {_DELIMITERS[path.suffix]!r} in {path}, got "
+            f"{found[0]!r}: save the table anew"
+        )
     return names
 
 
@@ -254,7 +277,10 @@ def _numbers(
             return words.cast(pa.int64()).to_numpy().copy(), None
         fractions = [name for name in names if _is_number(name)]
         if fractions:
-            raise RefusedError(f"expected labels that are integers or words, got {fractions[0]!r}")
+            raise RefusedError(
+                f"expected labels that are all integers or all words in column {LABEL!r} of "
+                f"{where}, got {fractions[0]!r}"
+            )
         check_names(names, where)
         found = pa.compute.index_in(words, value_set=pa.array(names))
         return found.cast(pa.int64()).to_numpy().copy(), tuple(names)
