@@ -223,6 +223,20 @@ def test_the_users_network_and_preprocessing_reach_the_audit(
     assert (preprocess.mean, preprocess.std, preprocess.size) == ((0.5,), (0.25,), 9)
 
 
+def test_a_network_whose_code_has_changed_is_not_resumed(
+    run: Run, files: Files, quick: Calls, tmp_path: pathlib.Path
+) -> None:
+    code = tmp_path / "its_nets.py"
+    code.write_text("import torch\ndef make(classes): return torch.nn.Flatten()\n")
+    asked = ("dataset", "data.npz", "--clean", "clean.npz", "--model", "its_nets:make")
+    assert run(*asked, "--out", "out", "--max-minutes", 0).exit_code == 2
+    code.write_text(code.read_text() + "# another one\n")
+    refused = run("runs", "resume", "out")
+    assert refused.exit_code == 4, refused.stderr
+    assert "inputs.model" in refused.stderr
+    assert len(quick) == 1
+
+
 def test_a_dry_run_measures_and_leaves_nothing(run: Run, files: Files, quick: Calls) -> None:
     data, clean = files
     before = set(pathlib.Path().rglob("*"))

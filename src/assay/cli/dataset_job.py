@@ -1,6 +1,8 @@
 """What `assay dataset` was asked, and what it reads."""
 
+import contextlib
 import functools
+import importlib.util
 import itertools
 import os
 import pathlib
@@ -145,9 +147,21 @@ def check_unchanged(job: DatasetJob, inputs: Mapping[str, Input]) -> None:
 
 def _inputs(job: DatasetJob) -> dict[str, Input]:
     sources = {"data": job.data, "clean": job.clean}
-    if job.model is not None and pathlib.Path(job.model).is_dir():
-        sources["model"] = job.model
+    model = None if job.model is None else _code(job.model)
+    if model is not None:
+        sources["model"] = model
     return {n: Input(path=s, sha256=datasets.digest(s)) for n, s in sources.items()}
+
+
+def _code(model: str) -> str | None:
+    """Find the folder or the file that decides the network; None where there is none."""
+    if pathlib.Path(model).is_dir():
+        return model
+    with importable(), contextlib.suppress(ImportError, ValueError):
+        found = importlib.util.find_spec(model.partition(":")[0])
+        if found is not None and found.origin and pathlib.Path(found.origin).is_file():
+            return found.origin
+    return None
 
 
 def _network(job: DatasetJob, data: Samples) -> Callable[[], nn.Module] | None:
