@@ -124,3 +124,17 @@ def test_much_poison_makes_no_other_kind_where_it_stands_out(
         near, held, suspects, calibration, scored=scored, preflight=Preflight(), seed=Seed(0)
     )
     assert (found == ()) == stand_out
+
+
+def test_labels_in_a_circle_are_exchanged_and_classes_that_look_alike_are_not() -> None:
+    labels = torch.arange(5).repeat_interleave(20)
+    circle = torch.tensor([1, 2, 0, 3, 4])[labels]
+    names = ("a", "b", "c", "d", "e")
+    (reason,) = Preflight().exchanged(circle, labels, names)
+    assert "20 of 20 of 'a' for 'b', 20 of 20 of 'b' for 'c', 20 of 20 of 'c' for 'a'" in reason
+    assert Preflight().exchanged(labels, labels, names) == ()
+    assert Preflight().exchanged(torch.zeros_like(labels), labels, names) == ()
+    one_way = torch.where(labels == 1, 2, labels)
+    assert Preflight().exchanged(one_way, labels, names) == ()
+    few = torch.arange(2).repeat_interleave(5)
+    assert Preflight().exchanged(1 - few, few, names) == ()

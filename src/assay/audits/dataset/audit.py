@@ -264,7 +264,7 @@ def audit_dataset(
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
     along = leading(before, suspects.labels.cpu())
-    said, tested, ridge = _best_look(
+    said, tested = _best_look(
         looks,
         before,
         suspects.labels,
@@ -272,7 +272,7 @@ def audit_dataset(
         partial(settings.decision.test, classes=samples.classes, along=along),
     )
     kinds = kinds_apart(
-        ridge,
+        _regression(before, said, suspects.labels),
         along,
         *score(said),
         trusted=trusted,
@@ -370,18 +370,24 @@ def _best_look(
     labels: Int64[Tensor, " mixed"],
     score: Callable[[Confused], tuple[Scored, Scored]],
     test: Callable[..., tuple[Tested, ...]],
-) -> tuple[Confused, tuple[Tested, ...], PooledRidge]:
+) -> tuple[Confused, tuple[Tested, ...]]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
     So the family-wise false alarm rate is kept over the looks (Bonferroni) and classes (Holm).
     """
     found = []
     for said in looks:
-        features = torch.cat([before, said.features], dim=1)
-        ridge = PooledRidge(features, labels, penalty=_PENALTY)
-        found.append((said, test(*score(said), ridge=ridge), ridge))
-    said, tests, ridge = min(found, key=lambda each: min(map(_p_value, each[1])))
-    return said, tuple(_counted(test, len(found)) for test in tests), ridge
+        ridge = _regression(before, said, labels)
+        found.append((said, test(*score(said), ridge=ridge)))
+    said, tests = min(found, key=lambda each: min(map(_p_value, each[1])))
+    return said, tuple(_counted(test, len(found)) for test in tests)
+
+
+def _regression(
+    before: Float[Tensor, "mixed dims"], said: Confused, labels: Int64[Tensor, " mixed"]
+) -> PooledRidge:
+    """Prepare votes on the features before and after the confusion; large, and not kept."""
+    return PooledRidge(torch.cat([before, said.features], dim=1), labels, penalty=_PENALTY)
 
 
 def _p_value(test: Tested) -> float:

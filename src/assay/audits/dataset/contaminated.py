@@ -89,11 +89,9 @@ def kinds_apart(
     scores = torch.cat([suspects.scores, calibration.scores])
     index = torch.cat([torch.full_like(suspects.labels, -1), rows])
     classes = trusted.classes
-    asked = [
-        label
-        for label, count in enumerate(labels.bincount(minlength=classes).tolist())
-        if count >= decision.fewest_samples and len(labels) - count >= decision.fewest_calibration
-    ]
+    counts = labels.bincount(minlength=classes)
+    asked = (counts >= decision.fewest_samples).nonzero().squeeze(1).tolist()
+    judged = (counts >= decision.fewest_samples)[labels]
     found: dict[int, tuple[float, Kind]] = {}
     for marks in (scores, along, -along):
         voted = torch.zeros_like(marks)
@@ -102,9 +100,12 @@ def kinds_apart(
             voted[own] = outvoted(ridge, own, marks[own])
         for label in asked:
             own = labels == label
+            others = voted[judged & ~own]
+            if len(others) < decision.fewest_calibration:
+                continue
             scan = tail_scan(
                 voted[own],
-                fit_tail(voted[~own]),
+                fit_tail(others),
                 odds=decision.tail_odds,
                 fewest=decision.fewest_poison,
             )

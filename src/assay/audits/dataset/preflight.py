@@ -17,6 +17,7 @@ _MOST_VALUES = 4096  # of a sample, for its distance to another
 _MOST_SHARED = 0.5  # of the trusted rows, that may stand in the data set: some are alike by chance
 _MOST_SHARED_IMAGES = 0.1  # of digits with a twentieth drawn from the data, BadNets and Blend with
 # three seeds were all flagged; with a tenth or a fifth four of six, and two were inconclusive
+_EXCHANGED = 0.75  # of the samples, taken for another class's in a circle, at least
 _NEAR = 0.1  # the share of the suspects that lie nearest to the confusing samples
 
 
@@ -134,27 +135,32 @@ class Preflight:
         """Check that no labels of the trusted set stand for each other's classes.
 
         They do where samples of a class are surely (Wilson interval) taken for those of another
-        one rather than for their own, from there on in a circle.
+        one rather than for their own, from there on in a circle, and more than three in four of
+        the circle's. (Classes that look alike and have few samples may be taken for each other.)
         """
-        counts = torch.zeros(len(names), len(names), dtype=torch.int64)
-        counts.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
-        taken, own = counts.argmax(1).tolist(), counts.diagonal().tolist()
-        most = counts.amax(1).tolist()
-        sure = [
-            taken[c] != c and wilson(most[c], most[c] + own[c]).low > 0.5 for c in range(len(names))
-        ]
-        for start in range(len(names)):
+        taken, counts = {}, {}
+        for label in labels.unique().tolist():
+            said = predicted[labels == label]
+            most = int(said.mode().values)
+            counts[label] = (int((said == most).sum()), int((said == label).sum()), len(said))
+            if most != label and wilson(counts[label][0], sum(counts[label][:2])).low > 0.5:
+                taken[label] = most
+        for start in taken:
             circle = [start]
-            while sure[circle[-1]] and taken[circle[-1]] not in circle:
+            while taken.get(circle[-1], start) not in circle:
                 circle.append(taken[circle[-1]])
-            if sure[circle[-1]] and taken[circle[-1]] == start:
-                said = ", ".join(
-                    f"{most[c]} of {int(counts[c].sum())} of {names[c]!r} for {names[taken[c]]!r}"
-                    for c in circle[:3]
+            away, own, _ = (
+                sum(part) for part in zip(*(counts[label] for label in circle), strict=True)
+            )
+            if taken.get(circle[-1]) == start and wilson(away, away + own).low > _EXCHANGED:
+                told = ", ".join(
+                    f"{counts[label][0]} of {counts[label][2]} of {names[label]!r} for "
+                    f"{names[taken[label]]!r}"
+                    for label in circle[:3]
                 )
                 return (
                     "Labels of the trusted set stand for other classes than in the data set: the "
-                    f"model takes {said}. Put them right, or use another trusted set.",
+                    f"model takes {told}. Put them right, or use another trusted set.",
                 )
         return ()
 
