@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from assay.errors import InputError
-from assay.features import extract, logits
+from assay.features import check_answers, extract, logits
 from assay.fitting import Precision, Preprocess, feed
 
 CPU = torch.device("cpu")
@@ -25,3 +25,17 @@ def test_a_model_without_a_linear_layer_is_refused() -> None:
     data = feed(torch.zeros(2, 4), torch.zeros(2).long(), preprocess=PLAIN, device=CPU)
     with pytest.raises(InputError, match="ends in a linear layer"):
         extract(nn.Identity(), data)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (nn.Linear(4, 7), r"\(2, 3\) scores, one a class, got \(2, 7\)"),
+        (nn.Linear(5, 3), r"inputs of shape \(4,\), got RuntimeError"),
+        (nn.LSTM(4, 3), "inputs of shape .* 'tuple' object has no attribute"),
+    ],
+)
+def test_a_classifier_of_other_inputs_or_classes_is_named(model: nn.Module, said: str) -> None:
+    check_answers(nn.Linear(4, 3), torch.zeros(2, 4), classes=3)
+    with pytest.raises(InputError, match=said):
+        check_answers(model, torch.zeros(2, 4), classes=3)

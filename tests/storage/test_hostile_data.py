@@ -113,6 +113,7 @@ def test_images_of_mixed_sizes(forms, tmp_path, colour) -> None:
         (LABELS[:5], "one label a sample"),
         (LABELS.astype(float), "labels"),
         (LABELS[:, None], "one axis"),
+        (np.eye(2)[LABELS % 2], "one axis, of an integer type.*float64"),
         (np.where(LABELS == 0, -1, 1), r"labels in \[0.*got -1"),
         (LABELS * 2, "none of 1"),
         (LABELS * 2**40, "labels in"),

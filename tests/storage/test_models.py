@@ -128,6 +128,8 @@ def test_factories(factory) -> None:
         load_factory(factory)(classes=2)
     with pytest.raises(InputError, match=r"torch\.nn\.Module"):
         load_factory("argparse:Namespace")(classes=2)
+    with pytest.raises(InputError, match=r"a network from .*:small, got RuntimeError"):
+        load_factory(factory)(classes=-2, channels=1, size=8)
     for source in ("builtins:dict", "no.such:thing", "json:nothing", "json:__doc__", ":x", "json:"):
         with pytest.raises(UsageError, match="expected"):
             load_factory(source)

@@ -87,7 +87,10 @@ def load(job: DatasetJob) -> Loaded:
     if wanted != got:
         advice = "--size scales encoded images"
         if len(wanted) == len(got) == 3 and wanted[0] != got[0]:
-            advice = "channels come first here: save both with the same number of them"
+            advice = (
+                "channels come first here: save both with the same number of them (a folder has "
+                "three where one of its images is in colour, has a palette or is transparent)"
+            )
         raise InputError(
             f"expected trusted samples of the shape of the data, {wanted}, got {got}; {advice}"
         )

@@ -7,6 +7,7 @@ import time
 import torch
 
 from assay.audits.dataset import DatasetSettings, foresee
+from assay.features import check_answers
 from assay.fitting import Feed, Preprocess, Step, feed, fit, sgd
 from assay.networks import fresh_network
 from assay.randomness import Seed, child
@@ -75,8 +76,10 @@ def _rate(job: DatasetJob, loaded: Loaded) -> float:
     """Measure how many samples a second the network is trained on."""
     recipe, device, seed = DatasetSettings().recipe, torch.device(job.device), Seed(job.seed)
     data = _feed(job, loaded, device)
-    model = fresh_network(loaded.data, loaded.network, seed).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = fresh_network(loaded.data, loaded.network, seed)
+    some = next(data.ordered()).inputs[:2].cpu()
+    check_answers(model, some, classes=loaded.data.classes)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = data.endless(recipe.batch_size, seed=child(seed, "estimate"))
     ended: list[float] = []
 

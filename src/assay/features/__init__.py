@@ -1,6 +1,7 @@
 """Logits, penultimate features and maps of any model, batched."""
 
 from .extract import Outputs as Outputs
+from .extract import check_answers as check_answers
 from .extract import extract as extract
 from .extract import logits as logits
 from .layers import DEPTHS as DEPTHS

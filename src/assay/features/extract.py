@@ -28,6 +28,26 @@ def logits(
         return torch.cat([logits_of(model(b.inputs)).float() for b in data.ordered()])
 
 
+def check_answers(model: nn.Module, inputs: Tensor, *, classes: int) -> None:
+    """Check that a classifier takes the inputs, and gives each of them a score for every class.
+
+    Raises:
+        InputError: it does not.
+    """
+    expected = f"expected a network that takes inputs of shape {tuple(inputs.shape[1:])}"
+    model.eval()
+    try:
+        with torch.inference_mode():
+            said = logits_of(model(inputs))
+    except Exception as error:
+        raise InputError(f"{expected}, got {type(error).__name__}: {error}") from error
+    if said.shape != (len(inputs), classes):
+        raise InputError(
+            f"{expected} and answers {len(inputs)} of them with ({len(inputs)}, {classes}) scores, "
+            f"one a class, got {tuple(said.shape)}"
+        )
+
+
 def extract(model: nn.Module, data: Feed, *, precision: Precision = Precision.AUTO) -> Outputs:
     """Compute logits and penultimate features of every sample in evaluation mode.
 

@@ -81,8 +81,9 @@ def exceedance_scan(
 ) -> Exceedances:
     """Test many thresholds at once: for when the share of poison is not known.
 
-    The thresholds are those that 1, 2, 4, ... of all scores together reach, and the statistic is
-    the smallest p-value that `exceedance_test` gives at any of them. Which scores are calibration
+    The thresholds are those that 1, 2, 3, 4, 6, 8, 11, ... of all scores together reach, each the
+    root of 2 as many as the one before, and the statistic is the smallest p-value that
+    `exceedance_test` gives at any of them. Which scores are calibration
     does not enter the choice of thresholds, so that exchangeability gives the exact joint law of
     all the counts and with it the exact p-value of the scan.
 
@@ -110,8 +111,10 @@ def exceedance_scan(
     """
     _check(scores, calibration)
     pooled = torch.cat([scores, calibration]).sort(descending=True).values
-    wanted = 2 ** torch.arange(len(pooled).bit_length(), device=pooled.device) - 1
-    cuts = {int((pooled >= cut).sum()): cut for cut in pooled[wanted]}
+    halves = torch.arange(2 * len(pooled).bit_length(), device=pooled.device) / 2
+    ranks = (2**halves).round().long()
+    ranks = ranks[ranks <= len(pooled)]
+    cuts = {int((pooled >= cut).sum()): cut for cut in pooled[ranks - 1]}
     tables = {above: _log_cdf(len(scores), len(calibration), above) for above in cuts}
     observed = {above: int((calibration >= cut).sum()) for above, cut in cuts.items()}
     best = min(cuts, key=lambda above: tables[above][observed[above]].item())

@@ -53,8 +53,8 @@ class Reading:
             )
         if count * size > self.max_mb * 2**20 or count * 8 > self.memory_mb * 2**20:
             raise RefusedError(
-                f"expected at most {self.max_mb} MB in {where}, and {self.memory_mb} MB of labels, "
-                f"got {count} samples of {size} bytes; raise the bound if that is what you want"
+                f"expected at most {self.max_mb} MB (max_mb) in {where}, and {self.memory_mb} MB "
+                f"(memory_mb) of labels, got {count} samples of {size} bytes"
             )
 
 

@@ -151,7 +151,13 @@ def _imported(source: str) -> Factory:
         ) from error
 
     def make(**known: int) -> nn.Module:
-        model = factory(**_accepted(parameters, known, source))
+        given = _accepted(parameters, known, source)
+        try:
+            model = factory(**given)
+        except Exception as error:
+            raise InputError(
+                f"expected a network from {source}, got {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(model, nn.Module):
             raise InputError(
                 f"expected a torch.nn.Module from {source}, got {type(model).__name__}"

@@ -25,6 +25,7 @@ _HEADER = re.compile(
     rb"\s*\{\s*'descr':\s*'([<>|=][biufcSUmMV]\d+(?:\[\w+\])?)',\s*'fortran_order':\s*(True|False),"
     rb"\s*'shape':\s*\(((?:\d{1,18},?\s*)*)\),?\s*\}\s*"
 )
+_KINDS = {"iu": "an integer type", "U": "texts"}  # of numpy
 _MAX_HEADER = 10_000
 _MAX_NAMES = 2**26  # bytes
 
@@ -43,7 +44,7 @@ class _Array:
 
 def recognises(path: pathlib.Path) -> bool:
     """Tell whether `path` is an `.npz` file."""
-    return path.is_file() and path.suffix == ".npz"
+    return path.is_file() and path.suffix.lower() == ".npz"
 
 
 def read(path: pathlib.Path, how: Reading) -> Found:
@@ -168,7 +169,9 @@ def _row(name: str, array: _Array, where: pathlib.Path) -> tuple[tuple[int, ...]
     """Shape of a stored row, and whether its channels come last."""
     if name == "images.npy":
         if array.dtype != np.uint8:
-            raise RefusedError(f"expected images of type uint8 in {where}, got {array.dtype}")
+            raise RefusedError(
+                f"expected images of type uint8, 0 to 255, in {where}, got {array.dtype}"
+            )
         return image_row(array.shape, where), True
     if len(array.shape) != 2 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise RefusedError(
@@ -184,16 +187,17 @@ def _column(archive: zipfile.ZipFile, name: str, kinds: str, most: int) -> NDArr
         info = archive.getinfo(f"{name}.npy")
     except KeyError as error:
         raise RefusedError(f"expected an array `{name}` in {archive.filename}") from error
-    if info.file_size > most + _MAX_HEADER:
-        raise RefusedError(
-            f"expected at most {most} bytes of {name} in {archive.filename}, got {info.file_size}"
-        )
     with archive.open(info) as stream:
         array, length = _header(stream, name)
         if len(array.shape) != 1 or array.dtype.kind not in kinds or array.row_bytes == 0:
             raise RefusedError(
-                f"expected `{name}` with one axis and type {' or '.join(kinds)} "
-                f"in {archive.filename}, got {array.dtype} {array.shape}"
+                f"expected `{name}` with one axis, of {_KINDS[kinds]}, in {archive.filename}, got "
+                f"{array.dtype} {array.shape}"
+            )
+        if info.file_size > most + _MAX_HEADER:
+            raise RefusedError(
+                f"expected at most {most} bytes of {name} in {archive.filename}, "
+                f"got {info.file_size}"
             )
         content = exactly(stream, info.file_size - length, archive.filename)
     return np.frombuffer(content, array.dtype)

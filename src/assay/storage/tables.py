@@ -42,7 +42,7 @@ Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 def recognises(path: pathlib.Path) -> bool:
     """Tell whether `path` is a `.parquet`, `.csv` or `.tsv` file."""
-    return path.is_file() and path.suffix in {".parquet", *_DELIMITERS}
+    return path.is_file() and _kind(path) in {".parquet", *_DELIMITERS}
 
 
 def read(path: pathlib.Path, how: Reading) -> Found:
@@ -111,16 +111,20 @@ def write(
             start += batch.num_rows
 
 
+def _kind(path: pathlib.Path) -> str:
+    return path.suffix.lower()
+
+
 def _writer(path: pathlib.Path, out: pathlib.Path, schema: pa.Schema) -> Any:
-    if path.suffix == ".parquet":
+    if _kind(path) == ".parquet":
         return pa.parquet.ParquetWriter(out, schema)
-    options = pa.csv.WriteOptions(delimiter=_DELIMITERS[path.suffix], quoting_style="needed")
+    options = pa.csv.WriteOptions(delimiter=_DELIMITERS[_kind(path)], quoting_style="needed")
     return pa.csv.CSVWriter(out, schema, write_options=options)
 
 
 def _batches(path: pathlib.Path, *, plain: bool = False) -> Batches:
     """Open a table for repeated passes; `plain` takes every column of a text file as text."""
-    if path.suffix == ".parquet":
+    if _kind(path) == ".parquet":
         return lambda: refused(_parquet(path), path)
     names = _header(path)
     types = {name: pa.string() if plain or name in {LABEL, _ID} else pa.float64() for name in names}
@@ -169,7 +173,7 @@ def _delimited(path: pathlib.Path, types: dict[str, pa.DataType]) -> Iterator[pa
             read_options=pa.csv.ReadOptions(
                 use_threads=False, block_size=_MAX_LINE, column_names=list(types), skip_rows=1
             ),
-            parse_options=pa.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix]),
+            parse_options=pa.csv.ParseOptions(delimiter=_DELIMITERS[_kind(path)]),
             convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
         ) as reader:
             yield from reader
@@ -194,7 +198,7 @@ def _header(path: pathlib.Path) -> list[str]:
         line = file.readline(_MAX_LINE)
     with refusing(path, csv.Error):
         text = line.removeprefix(codecs.BOM_UTF8).decode().strip("\r\n")
-        fields = next(csv.reader([text], delimiter=_DELIMITERS[path.suffix], strict=True), [])
+        fields = next(csv.reader([text], delimiter=_DELIMITERS[_kind(path)], strict=True), [])
     names = [field.strip() for field in fields]
     if len(names) > _MAX_COLUMNS or len(set(names)) != len(names):
         raise RefusedError(f"expected different column names in the first line of {path}")
@@ -205,11 +209,11 @@ def _header(path: pathlib.Path) -> list[str]:
             "that is an index of rows, write the table without it"
         )
     _no_text(names, path)
-    others = set(_SEPARATORS) - {_DELIMITERS[path.suffix]}
+    others = set(_SEPARATORS) - {_DELIMITERS[_kind(path)]}
     found = [mark for mark in others if LABEL in text.split(mark)]
     if LABEL not in names and found:
         raise RefusedError(
-            f"expected columns separated by {_DELIMITERS[path.suffix]!r} in {path}, got "
+            f"expected columns separated by {_DELIMITERS[_kind(path)]!r} in {path}, got "
             f"{found[0]!r}: save the table anew"
         )
     return names
@@ -351,7 +355,7 @@ def _numeric(
 
 def _names(path: pathlib.Path) -> tuple[str, ...] | None:
     """Class names that Hugging Face's `datasets` keeps in the metadata of a parquet file."""
-    if path.suffix != ".parquet":
+    if _kind(path) != ".parquet":
         return None
     with refusing(path, pa.ArrowException):
         metadata = pa.parquet.read_schema(path).metadata or {}

@@ -104,7 +104,7 @@ def _tensor(name: str, entry: dict[str, Any], base: int) -> Declared:
 
 def recognises(path: pathlib.Path) -> bool:
     """Tell whether `path` is a safetensors file."""
-    return path.is_file() and path.suffix == ".safetensors"
+    return path.is_file() and path.suffix.lower() == ".safetensors"
 
 
 def read(path: pathlib.Path, how: Reading) -> Found:

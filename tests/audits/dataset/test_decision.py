@@ -4,8 +4,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from assay.audits.dataset import Refinement
+from assay.audits.dataset import decision as deciding
 from assay.audits.dataset.decision import Decision, Scored
 from assay.audits.dataset.outvoting import leading
+from assay.results import Finding
 from assay.stats import PooledRidge, auroc, holm
 
 
@@ -177,8 +179,9 @@ def test_samples_with_a_common_direction_outvote_weak_scores() -> None:
     ours, theirs = decision.outvoted(suspects, calibration, tests)
     for label in range(10):
         trusted = theirs.scores[theirs.labels == label]
-        assert trusted.median() == pytest.approx(0, abs=0.1)
-        assert torch.quantile(trusted, 0.95) == pytest.approx(1, abs=1e-4)
+        assert trusted.median() == pytest.approx(0, abs=0.4)
+        assert torch.quantile(trusted, 0.95) == pytest.approx(1, abs=0.4)
+    assert torch.quantile(theirs.scores, 0.95) == pytest.approx(1, abs=1e-4)
     everyone = torch.zeros_like(own)
     everyone[rows] = True
     assert auroc(ours.scores, everyone) > 0.99
@@ -231,6 +234,55 @@ def test_what_scores_do_not_tell_features_may() -> None:
     flags = decision.flag(suspects, calibration, tests, (7,))
     assert flags[rows].double().mean() > 0.9
     assert int(flags.sum()) < 90
+
+
+def test_a_class_that_is_mostly_poison_is_told_from_its_few_trusted_samples() -> None:
+    random = torch.Generator().manual_seed(1)
+    labels = torch.cat([torch.arange(4300) % 43, torch.full((200,), 7)])
+    own = torch.arange(645) % 43  # 15 each
+    features = torch.randn(len(labels) + len(own), 32, generator=random)
+    rows = torch.arange(4300, 4500)
+    features[rows, :4] += 3
+    suspects = Scored(scores=torch.randn(4500, generator=random).abs(), labels=labels)
+    calibration = Scored(scores=torch.randn(645, generator=random).abs(), labels=own)
+    ridge = regressed(suspects, calibration, features)
+    along = leading(features, torch.cat([labels, own]))
+    tests = Decision().test(suspects, calibration, classes=43, ridge=ridge, along=along)
+    p_values = torch.tensor([t.finding.p_value for t in tests]).double()
+    assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]
+    assert tests[7].by_vote
+    flags = Decision().flag(suspects, calibration, tests, (7,))
+    assert flags[rows].double().mean() > 0.9
+    assert int(flags[:4300].sum()) < 20
+
+
+def test_scores_rank_across_classes_of_few_trusted_samples() -> None:
+    random = torch.Generator().manual_seed(1)
+    labels, own = torch.arange(1000) % 10, torch.arange(100) % 10
+    level, spread = torch.linspace(-2, 2, 10), torch.linspace(0.5, 2, 10)
+    scores, trusted = (torch.randn(len(x), generator=random) for x in (labels, own))
+    is_poison = (labels == 0) & (torch.arange(1000) < 400)
+    votes = (scores + 6 * is_poison) * spread[labels] + level[labels]
+    theirs = trusted * spread[own] + level[own]
+    tests = tuple(
+        deciding.Tested(
+            finding=Finding(question="?", samples=100, effect=0.0, p_value=1.0),
+            threshold=0.0,
+            voted=deciding.Voted(
+                suspects=votes[labels == label],
+                calibration=theirs[own == label],
+                threshold=0.0,
+                effect=0.0,
+                p_value=1.0,
+            ),
+        )
+        for label in range(10)
+    )
+    ranked, _ = Decision().outvoted(
+        Scored(scores=scores / 3, labels=labels), Scored(scores=trusted / 3, labels=own), tests
+    )
+    assert auroc(votes, is_poison) < 0.8
+    assert auroc(ranked.scores, is_poison) > 0.95
 
 
 def test_a_class_beside_hardly_any_others_is_asked_of_its_scores_alone() -> None:

@@ -28,6 +28,9 @@ _ENOUGH = 50  # calibration samples of a class that would show a tail much heavi
 _VOTED = 0.8  # of the false alarms that a class may cause, those that outvoted scores may
 _VOTED_BY_TAIL = 0.5  # the same, where they are compared with the tail of other classes
 _ALONG = 0.05  # the same, of the vote from what a class varies by most, either way round
+_EXACT = 0.2  # of the false alarms of a vote that is asked of a tail, those of the exact question
+_AS_OTHERS = 5  # samples, by which a class is taken to be like all others before it is ranked
+_OWN = (-1.0, 3.0)  # range of a sample's own score that counts in the ranking
 _CLEAR = 1e-4  # p-value up to which scores, where they answer, choose the samples
 
 
@@ -230,22 +233,23 @@ class Decision:
     ) -> "Voted | None":
         """Ask the question of a vote, whose last samples are calibration; exactly where enough."""
         own, reference = mine.split([len(mine) - calibration, calibration])
-        if len(reference) >= self.fewest_voting:
-            exact = exceedance_scan(own, reference)
-            found = (exact.threshold, exact.excess, exact.p_value)
-        elif len(others) < self.fewest_calibration:
-            return None
-        else:
+        exact = exceedance_scan(own, reference)
+        p_value, threshold, effect = exact.p_value, exact.threshold, exact.excess
+        if len(reference) < self.fewest_voting:
+            if len(others) < self.fewest_calibration:
+                return None
             odds = self.tail_odds * _heavier(reference, others)
             scan = tail_scan(own, fit_tail(others), odds=odds, fewest=self.fewest_poison)
-            found = (scan.threshold, (scan.above - scan.expected) / len(own), scan.p_value)
-        threshold, effect, p_value = found
+            p_value, by_tail = p_value / _EXACT, scan.p_value / (1 - _EXACT)
+            if by_tail <= p_value:
+                p_value, threshold = by_tail, scan.threshold
+                effect = (scan.above - scan.expected) / len(own)
         return Voted(
             suspects=own,
             calibration=reference,
             threshold=threshold,
             effect=effect,
-            p_value=p_value,
+            p_value=min(1.0, p_value),
         )
 
     def _with_votes(self, tested: Tested, votes: Sequence["Voted"]) -> Tested:
@@ -330,8 +334,14 @@ class Decision:
     ) -> tuple[Scored, Scored]:
         """Put the outvoted scores in the place of the others, on a scale that classes share.
 
-        The median of the calibration of a class becomes 0 and its 95th percentile 1; of all
-        calibration where the class has little.
+        The median of the calibration of a class becomes 0, and its median deviation from there the
+        unit, each shrunk as if the class had 5 more samples, which do as all calibration does;
+        a sample's own score is added, and then a twentieth of all calibration lies above 1. So
+        samples of different classes can be ranked together. Mean AUROC over all samples, by the
+        outvoted scores as they are, shifted by the median alone, by both, and with the own score:
+        GTSRB (14 attacks, seed 0; 15 calibration samples a class) .844, .928, .957, .974; CIFAR-10
+        (six, with 100) .929, .970, .984, .985; digits (eight, seeds 0 and 1; 10) .945, .950, .947,
+        .945 (exploratory; design note 0007).
         """
         ours, theirs = suspects.scores.clone(), calibration.scores.clone()
         for label, tested in enumerate(tests):
@@ -339,16 +349,24 @@ class Decision:
                 ours[suspects.labels == label] = tested.voted.suspects
                 theirs[calibration.labels == label] = tested.voted.calibration
         everyone = theirs.clone()
-        for label in range(len(tests)):
-            own = calibration.labels == label
-            reference = everyone[own] if int(own.sum()) >= self.fewest_voting else everyone
-            middle, far = torch.quantile(reference, torch.tensor([0.5, 0.95])).tolist()
-            for scores, labels in ((ours, suspects.labels), (theirs, calibration.labels)):
-                mine = labels == label
-                scores[mine] = (scores[mine] - middle) / max(far - middle, 1e-6)
+        middle = everyone.median()
+        spread = (everyone - middle).abs().median()
+        for label in calibration.labels.unique().tolist():
+            own = everyone[calibration.labels == label]
+            weight = len(own) / (len(own) + _AS_OTHERS)
+            centre = torch.lerp(middle, own.median(), weight)
+            unit = torch.lerp(spread, (own - own.median()).abs().median(), weight)
+            for shown, scored in ((ours, suspects), (theirs, calibration)):
+                mine = scored.labels == label
+                shown[mine] = (shown[mine] - centre) / unit.clamp(min=1e-6)
+        ours, theirs = (
+            shown + scored.scores.clamp(*_OWN)
+            for shown, scored in ((ours, suspects), (theirs, calibration))
+        )
+        far = torch.quantile(theirs, 0.95).clamp(min=1e-6)
         return (
-            Scored(scores=ours, labels=suspects.labels),
-            Scored(scores=theirs, labels=calibration.labels),
+            Scored(scores=ours / far, labels=suspects.labels),
+            Scored(scores=theirs / far, labels=calibration.labels),
         )
 
     def _cut(
