@@ -188,3 +188,38 @@ def test_a_saved_split_with_files_of_others(tmp_path) -> None:
     state.write_text(json.dumps(said))
     with pytest.raises(RefusedError):
         read_samples(f"hf:{tmp_path / 'saved'}")
+
+
+def test_a_configuration_is_chosen_or_asked_for(tmp_path) -> None:
+    for name, label in (("even", 0), ("odd", 1)):
+        (tmp_path / f"{name}.csv").write_text(f"a,label\n1,{label}\n2,{1 - label}\n3,0\n")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n"
+        + "".join(f"- config_name: {n}\n  data_files: {n}.csv\n" for n in ("even", "odd"))
+        + "---\n"
+    )
+    for name, labels in (("even", [0, 1, 0]), ("odd", [1, 0, 0])):
+        source = f"hf:{tmp_path}@{name}"
+        assert read_samples(source).labels.tolist() == labels
+        assert read_samples(f"{source}#train").labels.tolist() == labels
+        new = write_samples(source, torch.tensor([0, 1]), tmp_path.with_name(f"new-{name}"))
+        assert read_samples(f"hf:{new}").labels.tolist() == labels[:2]
+    assert digest(f"hf:{tmp_path}@even") != digest(f"hf:{tmp_path}@odd")
+    for source in (f"hf:{tmp_path}", f"hf:{tmp_path}@neither"):
+        with pytest.raises(UsageError, match=r"(?s)@NAME.*even.*odd"):
+            read_samples(source)
+
+
+def test_what_was_saved_to_disk_is_written_as_such(tmp_path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"a": [1.0, 2.0, 3.0, 4.0], "label": [0, 1, 0, 1]})
+    rows.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "both")
+    keep = torch.tensor([3, 0])
+    new = write_samples(f"hf:{tmp_path / 'one'}", keep, tmp_path / "one-less")
+    assert datasets.load_from_disk(new)["a"] == [1.0, 4.0]
+    assert read_samples(f"hf:{new}").inputs[:].tolist() == [[1.0], [4.0]]
+    new = write_samples(f"hf:{tmp_path / 'both'}#test", keep, tmp_path / "both-less")
+    assert datasets.load_from_disk(new)["test"]["a"] == [1.0, 4.0]
+    assert read_samples(f"hf:{new}#test").labels.tolist() == [0, 1]

@@ -65,8 +65,8 @@ def dataset(
     DATA and CLEAN are a folder of class folders; a .parquet, .csv or .tsv file with a column
     `label`; an .npz or .safetensors file (`images`, uint8 NHWC or NHW, or `features`; integer
     `labels`); a folder in CIFAR-10 binary layout; a folder in IDX layout (MNIST family, .gz or
-    not); or hf:NAME. A trailing #train or #test picks a split. Classes are matched by name where
-    both have names.
+    not); or hf:NAME, where needed as hf:NAME@CONFIGURATION. A trailing #train or #test picks a
+    split. Classes are matched by name where both have names.
 
     \b
     Examples:

@@ -131,11 +131,12 @@ def check_places(job: DatasetJob, run: pathlib.Path) -> None:
 
 
 def _place_of(source: str) -> pathlib.Path:
-    """Find the file or folder of a source, without a kind before it and a split behind it."""
+    """Find the file or folder of a source, without a kind before it, or what follows # and @."""
     place = source.removeprefix("hf:")
-    return pathlib.Path(
-        place if pathlib.Path(place).exists() else place.rpartition("#")[0] or place
-    )
+    for mark in "#@":
+        if not pathlib.Path(place).exists():
+            place = place.rpartition(mark)[0] or place
+    return pathlib.Path(place)
 
 
 def check_unchanged(job: DatasetJob, inputs: Mapping[str, Input]) -> None:

@@ -136,7 +136,9 @@ def fresh_folder(kind: str) -> pathlib.Path:
 def absolute(source: str) -> str:
     """Make a path independent of the working directory; what is no path stays as it is."""
     kind, place = ("hf:", source[3:]) if source.startswith("hf:") else ("", source)
-    is_path = pathlib.Path(place).exists() or pathlib.Path(place.split("#")[0]).exists()
+    is_path = pathlib.Path(place).exists() or any(
+        pathlib.Path(place.split(mark)[0]).exists() for mark in "#@"
+    )
     return f"{kind}{pathlib.Path(place).absolute()}" if is_path else source
 
 

@@ -36,8 +36,9 @@ def read_samples(
 
     Args:
         source: a folder of class folders, a folder in CIFAR-10 or IDX layout, a `.npz`,
-            `.safetensors`, `.parquet`, `.csv` or `.tsv` file, or `hf:NAME`. `#train` or `#test`
-            at its end chooses a split; without it, a folder with both gives `train`.
+            `.safetensors`, `.parquet`, `.csv` or `.tsv` file, or `hf:NAME`, where needed as
+            `hf:NAME@CONFIGURATION`. `#train` or `#test` at its end chooses a split; without it,
+            a folder with both gives `train`.
         class_names: the classes in order, if they are known, as those of another data set; labels
             are matched to them by name, or by number where only one side has names. Classes
             without samples are allowed only where they are named, here or by the source.

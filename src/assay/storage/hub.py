@@ -1,4 +1,4 @@
-"""Data sets that `datasets` opens: `hf:NAME`, a folder or a name on the hub."""
+"""Data sets that `datasets` opens: `hf:NAME` or `hf:NAME@CONFIGURATION`, a folder or on the hub."""
 
 import contextlib
 import hashlib
@@ -30,13 +30,15 @@ _BATCH = 256
 _MAX_SETTINGS = 2**20
 _SAVED = "state.json"
 """Stands beside the one split that `save_to_disk` wrote."""
+_SAVED_SPLITS = "dataset_dict.json"
+"""Stands beside the folders of splits that `save_to_disk` wrote."""
 
 
 def read(name: str, how: Reading) -> Found:
     """Read the train split, or another, as `assay.storage.tables.read` reads a table.
 
     Raises:
-        UsageError: there is no such data set or split.
+        UsageError: there is no such data set, configuration or split.
         RefusedError: it needs code of its own, or files from elsewhere.
     """
     table = _load(name, how.split)
@@ -48,9 +50,20 @@ def read(name: str, how: Reading) -> Found:
 
 
 def write(name: str, split: str | None, keep: Int64[Tensor, " kept"], out: pathlib.Path) -> None:
-    """Write the kept rows as a folder with one parquet file that `datasets` can open."""
-    table = _load(name, split)
+    """Write the kept rows as a folder that `datasets` can open, or load where it saved it.
+
+    That is a parquet file of the split; or what `save_to_disk` writes, where it wrote the source.
+    """
+    import datasets
+
+    table, folder = _load(name, split), pathlib.Path(_named(name)[0])
     rows = chosen(keep, len(table))
+    if (folder / _SAVED).is_file():
+        table.select(rows).save_to_disk(out)
+        return
+    if (folder / _SAVED_SPLITS).is_file():
+        datasets.DatasetDict({split or "train": table.select(rows)}).save_to_disk(out)
+        return
     out.mkdir()
     file = out / f"{split or 'train'}.parquet"
     with pa.parquet.ParquetWriter(file, table.data.schema) as writer:
@@ -69,37 +82,57 @@ def digest(name: str, split: str | None) -> str:
     return whole.hexdigest()
 
 
-def _load(name: str, split: str | None) -> "Dataset":
+def _named(name: str) -> tuple[str, str | None]:
+    """Take the configuration off a name, unless a folder is called like that."""
+    place, mark, configuration = name.rpartition("@")
+    return (place, configuration) if mark and not pathlib.Path(name).exists() else (name, None)
+
+
+def _load(named: str, split: str | None) -> "Dataset":
     import datasets
 
+    name, configuration = _named(named)
     folder = pathlib.Path(name)
     if folder.is_dir():
         _check_settings(folder)
     failures = (datasets.exceptions.DatasetsError, pa.ArrowException, RuntimeError)
-    source: tuple[str, dict[str, Any]] = (name, {})
+    source: tuple[str, dict[str, Any]] = (name, {"name": configuration})
     if (folder / _SAVED).is_file():
         # what `save_to_disk` wrote of one split, whose files are named here, not by the folder
         source = ("arrow", {"data_files": [str(folder / f) for f in _arrow_files(folder)]})
-    with contextlib.ExitStack() as private, refusing(f"hf:{name}", *failures):
+    broken = refusing(f"hf:{name}", *failures)
+    with contextlib.ExitStack() as private, broken, _explained(name):
         if folder.is_dir():
             # never what was converted before: a file that was exchanged may have kept its time.
             # What is open stays readable once it has no name.
             made = tempfile.TemporaryDirectory(prefix="assay-hf-")
             source[1]["cache_dir"] = private.enter_context(made)
-        try:
-            builder = datasets.load_dataset_builder(source[0], **source[1])
-            _check(builder, name)
-            splits = [str(each) for each in builder.config.data_files or {}]
-            if splits and (split or "train") not in splits:
-                raise UsageError(
-                    f"expected one of the splits {', '.join(splits)} of hf:{name}, as in "
-                    f"hf:{name}#{splits[0]}, got {split or 'train'}"
-                )
-            return datasets.load_dataset(source[0], split=split or "train", **source[1])
-        except (FileNotFoundError, ConnectionError) as error:
-            if folder.is_dir():
-                raise
-            raise UsageError(f"expected a data set that can be opened, got hf:{name}") from error
+        builder = datasets.load_dataset_builder(source[0], **source[1])
+        _check(builder, name)
+        splits = [str(each) for each in builder.config.data_files or {}]
+        if splits and (split or "train") not in splits:
+            raise UsageError(
+                f"expected one of the splits {', '.join(splits)} of hf:{named}, as in "
+                f"hf:{named}#{splits[0]}, got {split or 'train'}"
+            )
+        return datasets.load_dataset(source[0], split=split or "train", **source[1])
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Say what to ask for, where `datasets` finds no such data set or configuration."""
+    try:
+        yield
+    except (FileNotFoundError, ConnectionError) as error:
+        if pathlib.Path(name).is_dir():
+            raise
+        raise UsageError(f"expected a data set that can be opened, got hf:{name}") from error
+    except ValueError as error:
+        if "config" not in str(error).lower():
+            raise
+        raise UsageError(
+            f"expected a configuration of hf:{name}, as in hf:{name}@NAME: {error}"
+        ) from error
 
 
 def _arrow_files(folder: pathlib.Path) -> list[str]:
@@ -200,5 +233,5 @@ def _home(name: str) -> pathlib.Path:
     """Where the files of a data set may lie: its own folder, or the download cache."""
     import huggingface_hub
 
-    folder = pathlib.Path(name)
+    folder = pathlib.Path(_named(name)[0])
     return folder if folder.is_dir() else pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE)

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from assay.audits.dataset import audit_dataset
 from assay.audits.dataset.audit import _alike, _matched
+from assay.audits.dataset.confusion import Confused
 from assay.audits.dataset.decision import Scored
 from assay.audits.dataset.preflight import Preflight, nearest
 from assay.randomness import Seed
@@ -138,3 +141,24 @@ def test_labels_in_a_circle_are_exchanged_and_classes_that_look_alike_are_not() 
     assert Preflight().exchanged(one_way, labels, names) == ()
     few = torch.arange(2).repeat_interleave(5)
     assert Preflight().exchanged(1 - few, few, names) == ()
+
+
+@pytest.mark.parametrize(
+    ("classes", "share", "nats", "doubted"),
+    [
+        (10, 0.1, 2.0, "keep their label"),
+        (10, 0.04, 2.0, ""),
+        (2, 0.13, 2.0, ""),  # even odds and some noise
+        (2, 0.1, 4.0, "keep their label"),
+        (2, 0.3, 4.0, "did not take"),
+        (1000, 0.1, 0.0, ""),
+    ],
+)
+def test_of_two_classes_chance_alone_keeps_half(
+    classes: int, share: float, nats: float, doubted: str
+) -> None:
+    own = torch.full((100,), -math.log(classes - 1))
+    own[: round(100 * share)] = nats
+    said = Confused(own=own, other=-own, predicted=own.long(), features=own[:, None])
+    doubts = Preflight().confusion(said, classes=classes)
+    assert [doubted in doubt for doubt in doubts] == [True] * bool(doubted)

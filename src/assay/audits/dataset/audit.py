@@ -250,7 +250,9 @@ def audit_dataset(
 
     def has_taken(said: Confused) -> bool:
         """Tell so of images. Rows are confused such that a few keep their label."""
-        doubts = settings.preflight.confusion(_part(said, slice(cut, None)))
+        doubts = settings.preflight.confusion(
+            _part(said, slice(cut, None)), classes=samples.classes
+        )
         return not doubts or not samples.is_image
 
     looks = list(
@@ -304,7 +306,7 @@ def audit_dataset(
     usual = looks[: confusion.looks]
     judged = said if any(said is look for look in usual) else usual[-1]
     doubts = (
-        *settings.preflight.confusion(_part(judged, slice(cut, None))),
+        *settings.preflight.confusion(_part(judged, slice(cut, None)), classes=samples.classes),
         *settings.preflight.further(judged),
         *settings.preflight.apart(samples, trusted),
     )

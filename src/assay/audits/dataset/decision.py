@@ -79,13 +79,14 @@ class Decision:
     exchangeable with the clean suspects of their class, whatever the scoring function is. A class
     is asked of its scores exactly, against the calibration of its own class, and against the
     extrapolated tail of the calibration of all classes, after each class was shifted to the same
-    median. The exact test needs about 110 poisoned samples beside 1,200 clean ones and 100 for
+    median. The exact test needs about 100 poisoned samples beside 1,200 clean ones and 100 for
     calibration, of ten classes; the second sees fewer if they stand apart, and assumes that no
     clean class exceeds the tail more than `tail_odds` times as often. With little calibration over
     all classes, a third one compares the class in the same way with the tail of all other classes,
     suspects included. Then the class outvotes its scores by what its high samples have in common
     (`outvoted`), and is asked once more: exactly, or, with few calibration samples of its own,
-    against the tail of the outvoted scores of all other classes. Where the scores do not answer
+    against the tail of the outvoted scores of all other classes and, for a fifth, exactly too,
+    which tells a class that is mostly poison (GTSRB, k-way). Where the scores do not answer
     clearly, the same is asked of votes that start from what the class varies by most before the
     confusion (`leading`), either way round: a trigger that is unlearnt with the rest may still
     show there (FTrojan on Fashion-MNIST, seed 0, AUROC .68 by the confusion). Bonferroni's

@@ -18,6 +18,7 @@ _MOST_SHARED = 0.5  # of the trusted rows, that may stand in the data set: some 
 _MOST_SHARED_IMAGES = 0.1  # of digits with a twentieth drawn from the data, BadNets and Blend with
 # three seeds were all flagged; with a tenth or a fifth four of six, and two were inconclusive
 _EXCHANGED = 0.75  # of the samples, taken for another class's in a circle, at least
+_SURE = 27.0  # times the odds of chance, at which a confused model keeps a label
 _NEAR = 0.1  # the share of the suspects that lie nearest to the confusing samples
 
 
@@ -31,8 +32,7 @@ class Preflight:
     """
 
     most_unconfused: float = 0.2
-    """Largest share of the calibration samples that keep their label, with a probability above
-    3/4, under confusion."""
+    """Largest share of the calibration samples that keep their label under confusion."""
     most_standing_out: float = 0.05
     """Likewise, before the trusted set is doubted. (It was 1 % first, which made clean sets of
     Fashion-MNIST and of news inconclusive and found no trusted set that was poisoned: a trigger
@@ -164,9 +164,15 @@ class Preflight:
                 )
         return ()
 
-    def confusion(self, calibration: Confused) -> tuple[str, ...]:
-        """Check that the confusion took, and that the trusted set does not look poisoned."""
-        kept = (calibration.own > math.log(3)).float().mean().item()
+    def confusion(self, calibration: Confused, *, classes: int) -> tuple[str, ...]:
+        """Check that the confusion took, and that the trusted set does not look poisoned.
+
+        A label is kept with a probability above 3/4; of fewer than ten classes, with more than 27
+        times the odds of chance. (Of two classes, every eighth clean photograph lies above 3/4
+        when the confusion has taken, because chance alone gives 1/2.)
+        """
+        sure = max(math.log(3), math.log(_SURE / (classes - 1)))
+        kept = (calibration.own > sure).float().mean().item()
         if kept > self.most_unconfused:
             return (
                 f"The confusion did not take: {kept:.0%} of the calibration samples keep their "
