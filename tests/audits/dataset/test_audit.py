@@ -102,7 +102,7 @@ def test_a_longer_confusion_may_convict_and_acquits_nobody(
         samples = dataclasses.replace(samples, inputs=made.inputs, labels=made.labels)
     asked: list[int] = []
 
-    def doubted_once(*_: object) -> tuple[str, ...]:
+    def doubted_once(*_: object, classes: int) -> tuple[str, ...]:
         asked.append(1)
         return ("it has not taken",) if len(asked) == 1 else ()
 
@@ -123,6 +123,7 @@ def test_clean_digits_raise_no_alarm_and_the_seed_alone_decides(digits: Digits) 
     assert not found.is_poison.any()
     assert all(c.p_value is not None for c in found.classes)
     assert torch.equal(found.scores, again.scores)
+    assert any("found for certain" in reason for reason in found.findings.reasons)
     assert found.findings.not_examined
 
 

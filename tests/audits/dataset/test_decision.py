@@ -8,7 +8,7 @@ from assay.audits.dataset import decision as deciding
 from assay.audits.dataset.decision import Decision, Scored
 from assay.audits.dataset.outvoting import leading
 from assay.results import Finding
-from assay.stats import PooledRidge, auroc, holm
+from assay.stats import PooledRidge, auroc, exceedance_scan, holm
 
 
 def drawn(seed: int, *, suspects: int = 4000, calibration: int = 500) -> tuple[Scored, Scored]:
@@ -346,3 +346,16 @@ def test_a_class_whose_calibration_is_wider_may_exceed_the_other_class() -> None
         tests = Decision().test(some(1400, random), some(200, random), classes=2)
         found.append(min(t.finding.p_value for t in tests if t.finding.p_value is not None))
     assert sum(p_value <= 0.025 for p_value in found) <= 1
+
+
+@pytest.mark.parametrize(("samples", "calibration"), [(1200, 100), (120, 15), (135, 12)])
+def test_so_much_poison_is_found_for_certain(samples: int, calibration: int) -> None:
+    least = Decision().found_from(samples, calibration, alpha=0.005)
+    assert least is not None
+    share = 0.8 if calibration >= 50 else 0.5 * 0.2  # of the false alarms, see `Decision`
+    trusted = torch.linspace(0, 1, calibration)
+    poisoned = torch.cat([torch.linspace(0, 1, samples - least), torch.full((least,), 2.0)])
+    assert exceedance_scan(poisoned, trusted).p_value <= 0.005 * share
+    fewer = torch.cat([torch.linspace(0, 1, samples - least // 2), torch.full((least // 2,), 2.0)])
+    assert exceedance_scan(fewer, trusted).p_value > 0.005 * share
+    assert Decision().found_from(samples, 2, alpha=0.005) is None

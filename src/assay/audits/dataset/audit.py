@@ -324,6 +324,7 @@ def audit_dataset(
         cost=_cost(started, device),
         sample_passes=sum(focus.sizes(len(labels), settings.recipe.epochs))
         + steps * sum(min(confusion.batch_size, each.pool_size) for each in (suspects, confusing)),
+        looks=len(looks),
     )
 
 
@@ -479,6 +480,7 @@ def _decide(
     digest: Mapping[str, str],
     cost: Cost,
     sample_passes: int,
+    looks: int,
 ) -> DatasetAudit:
     decision, classes = settings.decision, samples.classes
     if invalid:
@@ -515,7 +517,13 @@ def _decide(
             verdict=verdict,
             alpha=alpha,
             reasons=tuple(
-                dict.fromkeys((*(invalid or _reasons(results, verdict, alpha)), *doubts, *shared))
+                dict.fromkeys(
+                    (
+                        *(invalid or _reasons(results, verdict, decision, alpha, looks)),
+                        *doubts,
+                        *shared,
+                    )
+                )
             ),
             subjects=tuple(_subject(r, digest) for r in results),
             cost=cost,
@@ -581,7 +589,9 @@ def _judged(result: ClassResult, alpha: float, kind: Kind | None) -> ClassResult
     return dataclasses.replace(result, verdict=verdict)
 
 
-def _reasons(results: Sequence[ClassResult], verdict: Verdict, alpha: float) -> tuple[str, ...]:
+def _reasons(
+    results: Sequence[ClassResult], verdict: Verdict, decision: Decision, alpha: float, looks: int
+) -> tuple[str, ...]:
     hits = [r for r in results if r.verdict is Verdict.FLAGGED]
     missing = [r for r in results if r.verdict is Verdict.INCONCLUSIVE]
     said = [
@@ -594,8 +604,31 @@ def _reasons(results: Sequence[ClassResult], verdict: Verdict, alpha: float) -> 
             f"No class holds more high scores than trusted samples explain, at a family-wise false "
             f"alarm rate of {alpha:g}."
         )
+        said += _power(results, decision, alpha / looks)
     said += _unjudged([(r.name, r.reason) for r in missing], len(results))
     return tuple(said)
+
+
+def _power(results: Sequence[ClassResult], decision: Decision, alpha: float) -> list[str]:
+    """Say what would have been found for certain, in the class where that is the least."""
+    least = {
+        result: decision.found_from(result.samples, result.calibration, alpha=alpha / len(results))
+        for result in results
+        if result.p_value is not None
+    }
+    blind = [result for result, count in least.items() if count is None]
+    beyond = "only what lies far beyond all trusted samples"
+    if blind:
+        return [
+            f"In {len(blind)} of {len(results)} classes no share of poison is found for certain, "
+            f"{beyond}: of {blind[0].name!r} there are {blind[0].calibration} samples for "
+            "calibration, half of its trusted ones. Add some."
+        ]
+    worst, count = max(least.items(), key=lambda each: (each[1] or 0) / each[0].samples)
+    return [
+        f"Poison that stands apart completely is found for certain from {count} of "
+        f"{worst.samples} samples of a class on ({worst.name!r}); of less, {beyond}."
+    ]
 
 
 def _pull(result: ClassResult) -> str:

@@ -293,6 +293,32 @@ class Decision:
             return "expected at least two trusted samples of the class, one for calibration"
         return ""
 
+    def found_from(self, samples: int, calibration: int, *, alpha: float) -> int | None:
+        """Count the samples from which poison that stands apart completely is found for certain.
+
+        That is by the exact question of a vote, whatever the scores and tails are: the smallest of
+        its thresholds above which no calibration sample lies by chance with more than `alpha`,
+        corrected for all questions and thresholds.
+
+        Args:
+            samples: of the class.
+            calibration: of the class.
+            alpha: the false alarms that the class may cause.
+
+        Returns:
+            The count, or None where no share of the class would do.
+        """
+        is_exact = calibration >= self.fewest_voting
+        share = _VOTED if is_exact else _VOTED_BY_TAIL * _EXACT
+        everyone, halves = samples + calibration, 2 * (samples + calibration).bit_length()
+        for rank in sorted({round(2 ** (half / 2)) for half in range(halves)}):
+            if rank > samples:
+                return None
+            chance = math.comb(everyone - rank, calibration) / math.comb(everyone, calibration)
+            if halves * chance <= share * alpha:
+                return rank
+        return None
+
     def p_values(
         self, suspects: Scored, calibration: Scored, *, classes: int
     ) -> Float[Tensor, " samples"]:
