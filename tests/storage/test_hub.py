@@ -223,3 +223,33 @@ def test_what_was_saved_to_disk_is_written_as_such(tmp_path) -> None:
     new = write_samples(f"hf:{tmp_path / 'both'}#test", keep, tmp_path / "both-less")
     assert datasets.load_from_disk(new)["test"]["a"] == [1.0, 4.0]
     assert read_samples(f"hf:{new}#test").labels.tolist() == [0, 1]
+
+
+def test_saved_rows_that_name_files_elsewhere_are_not_written(tmp_path) -> None:
+    import datasets
+
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"mine")
+    kind = datasets.Features(
+        {
+            "a": datasets.Value("float64"),
+            "more": datasets.List(datasets.Image()),
+            "label": datasets.Value("int64"),
+        }
+    )
+    plain = pa.table(
+        {
+            "a": [1.0, 2.0],
+            "more": [[{"bytes": None, "path": str(secret)}]] * 2,
+            "label": [0, 1],
+        }
+    )
+    rows = datasets.Dataset(plain.cast(kind.arrow_schema), datasets.DatasetInfo(features=kind))
+    (tmp_path / "set").mkdir()
+    file = tmp_path / "set" / "data-00000-of-00001.arrow"
+    with pa.ipc.new_stream(file, rows.data.schema) as writer:
+        writer.write_table(rows.data.table)
+    (tmp_path / "set" / "state.json").write_text("{}")
+    with pytest.raises(RefusedError, match="columns of their own, got them inside 'more'"):
+        write_samples(f"hf:{tmp_path / 'set'}", torch.tensor([0, 1]), tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -58,11 +58,11 @@ def write(name: str, split: str | None, keep: Int64[Tensor, " kept"], out: pathl
 
     table, folder = _load(name, split), pathlib.Path(_named(name)[0])
     rows = chosen(keep, len(table))
-    if (folder / _SAVED).is_file():
-        table.select(rows).save_to_disk(out)
-        return
-    if (folder / _SAVED_SPLITS).is_file():
-        datasets.DatasetDict({split or "train": table.select(rows)}).save_to_disk(out)
+    if any((folder / saved).is_file() for saved in (_SAVED, _SAVED_SPLITS)):
+        _check_files(table, name)
+        kept = table.select(rows)
+        is_one = (folder / _SAVED).is_file()
+        (kept if is_one else datasets.DatasetDict({split or "train": kept})).save_to_disk(out)
         return
     out.mkdir()
     file = out / f"{split or 'train'}.parquet"
@@ -207,6 +207,28 @@ def _batches(table: "Dataset", name: str) -> Iterator[pa.RecordBatch]:
     batches = (batch for part in parts for batch in part.combine_chunks().to_batches())
     for batch in refused(batches, f"hf:{name}"):
         yield _embedded(batch, name)
+
+
+def _check_files(table: "Dataset", name: str) -> None:
+    """Check that nothing names a file elsewhere, before `datasets` puts what is named into a copy.
+
+    Raises:
+        RefusedError: a row does, or a column could in parts that are not looked into.
+    """
+    for field in table.data.schema:
+        inner = [field.type.field(place).type for place in range(field.type.num_fields)]
+        if any(_holds_files(each) for each in inner):
+            raise RefusedError(
+                f"expected images of hf:{name} in columns of their own, got them inside "
+                f"{field.name!r}"
+            )
+    for _ in _batches(table, name):
+        pass
+
+
+def _holds_files(kind: pa.DataType) -> bool:
+    inner = [kind.field(place) for place in range(kind.num_fields)]
+    return "path" in {field.name for field in inner} or any(_holds_files(f.type) for f in inner)
 
 
 def _embedded(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
