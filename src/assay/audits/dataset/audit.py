@@ -142,14 +142,13 @@ class DatasetAudit:
     findings: Findings
     scores: Float[Tensor, " samples"]
     """Higher is more suspicious. Outvoted by what the high ones of the class have in common
-    (`outvoted`), where it could be tested: 0 at the median of the trusted samples of the class, in
-    their deviation, such that 1 is the 95th percentile of all trusted samples. Where a class has
-    few of them, both lean on those of the others (`Decision.outvoted`)."""
+    (`outvoted`), where it could be tested: 0 at the median of the trusted samples of the class and
+    1 at their 95th percentile. Where the class has fewer than 50 of them for calibration, both lean
+    on those of the other classes (`Decision.outvoted`)."""
     p_values: Float[Tensor, " samples"]
     """Conformal, in (0, 1], of the scores. A little too small where classes have few trusted
     samples, which scores are measured by: of the clean samples of GTSRB, with 15 a class for
-    calibration, 7 % have at most .05 and 1.3 % at most .01; of CIFAR-10, with 100, 5.5 and
-    1.2 %."""
+    calibration, 7 % have at most .05 and 1.3 % at most .01."""
     is_poison: Bool[Tensor, " samples"]
     """Flagged samples, see `Refinement`."""
     classes: tuple[ClassResult, ...]
