@@ -29,16 +29,13 @@ def test_read_gives_what_was_written(case) -> None:
     assert samples.class_names in {("ant", "bee", "cat"), ("0", "1", "2")}
 
 
-def test_the_case_of_a_file_name_does_not_matter(case, tmp_path) -> None:
-    if not case.path.is_file():
-        pytest.skip("a folder")
-    split = case.source[len(str(case.path)) :]
-    loud = tmp_path / f"LOUD{case.path.suffix.upper()}"
-    loud.write_bytes(case.path.read_bytes())
-    assert torch.equal(read_samples(f"{loud}{split}").inputs[:], case.images)
-    assert len(read_samples(str(write_samples(str(loud), KEEP, tmp_path / loud.name[1:])))) == len(
-        KEEP
-    )
+@pytest.mark.parametrize("form", ["packed", "safetensors", "parquet"])
+def test_the_case_of_a_file_name_does_not_matter(forms, tmp_path, colour, form: str) -> None:
+    file = pathlib.Path(getattr(forms, form)(tmp_path, *colour))
+    loud = file.rename(tmp_path / f"LOUD{file.suffix.upper()}")
+    assert torch.equal(read_samples(str(loud)).inputs[:], forms.channels_first(colour[0]))
+    new = write_samples(str(loud), KEEP, tmp_path / loud.name[1:])
+    assert len(read_samples(str(new))) == len(KEEP)
 
 
 def test_reading_from_disk_gives_the_same(case, monkeypatch) -> None:
