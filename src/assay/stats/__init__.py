@@ -5,6 +5,7 @@ from .contamination import contamination as contamination
 from .exceedances import Exceedances as Exceedances
 from .exceedances import exceedance_scan as exceedance_scan
 from .exceedances import exceedance_test as exceedance_test
+from .exceedances import scan_ranks as scan_ranks
 from .intervals import clopper_pearson as clopper_pearson
 from .intervals import wilson as wilson
 from .moderated import excess_p_values as excess_p_values

@@ -75,6 +75,17 @@ def exceedance_test(
     )
 
 
+def scan_ranks(count: int) -> tuple[int, ...]:
+    """Ranks from the top at which a scan of so many scores has its thresholds, ascending.
+
+    Example:
+        >>> scan_ranks(20)
+        (1, 2, 3, 4, 6, 8, 11, 16)
+    """
+    ranks = {round(2 ** (half / 2)) for half in range(2 * count.bit_length())}
+    return tuple(sorted(rank for rank in ranks if rank <= count))
+
+
 def exceedance_scan(
     scores: Float[Tensor, " samples"],
     calibration: Float[Tensor, " calibration"],
@@ -111,9 +122,7 @@ def exceedance_scan(
     """
     _check(scores, calibration)
     pooled = torch.cat([scores, calibration]).sort(descending=True).values
-    halves = torch.arange(2 * len(pooled).bit_length(), device=pooled.device) / 2
-    ranks = (2**halves).round().long()
-    ranks = ranks[ranks <= len(pooled)]
+    ranks = torch.tensor(scan_ranks(len(pooled)), device=pooled.device)
     cuts = {int((pooled >= cut).sum()): cut for cut in pooled[ranks - 1]}
     tables = {above: _log_cdf(len(scores), len(calibration), above) for above in cuts}
     observed = {above: int((calibration >= cut).sum()) for above, cut in cuts.items()}

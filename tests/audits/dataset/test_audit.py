@@ -6,7 +6,8 @@ from torch import nn
 
 import assay
 from assay.audits.dataset import DatasetAudit, DatasetSettings, audit_dataset, foresee
-from assay.audits.dataset.audit import _pull
+from assay.audits.dataset.audit import ClassResult, _power, _pull
+from assay.audits.dataset.decision import Decision
 from assay.audits.dataset.preflight import Preflight
 from assay.errors import InputError
 from assay.fitting import Focus, Recipe
@@ -254,3 +255,26 @@ def test_trusted_samples_that_stand_in_the_data(shared: int, doubted: bool) -> N
     rows = torch.arange(60 - shared, 100 - shared)
     trusted = Samples(inputs=images[rows], labels=labels[rows], class_names=names)
     assert bool(Preflight().apart(data, trusted)) is doubted
+
+
+def test_what_could_not_have_been_found_is_said() -> None:
+    def result(label: int, calibration: int) -> ClassResult:
+        return ClassResult(
+            label=label,
+            name=f"c{label}",
+            samples=1200,
+            calibration=calibration,
+            flagged=0,
+            statistic=0.0,
+            p_value=1.0,
+            adjusted_p_value=1.0,
+            target=None,
+            verdict=Verdict.NO_INDICATOR,
+            reason="",
+        )
+
+    (said,) = _power([result(0, 100), result(1, 60)], Decision(), 0.05)
+    assert "of 1200 samples of a class on ('c1')" in said
+    (said,) = _power([result(0, 100), result(1, 2)], Decision(), 0.05)
+    assert "In 1 of 2 classes no share of poison is found for certain" in said
+    assert "'c1' there are 2 samples for calibration" in said

@@ -349,7 +349,7 @@ def test_a_class_whose_calibration_is_wider_may_exceed_the_other_class() -> None
 
 @pytest.mark.parametrize(("samples", "calibration"), [(1200, 100), (120, 15), (135, 12)])
 def test_so_much_poison_is_found_for_certain(samples: int, calibration: int) -> None:
-    least = Decision().found_from(samples, calibration, alpha=0.005)
+    least = Decision().found_from(samples, calibration, others=1000, alpha=0.005)
     assert least is not None
     share = 0.8 if calibration >= 50 else 0.5 * 0.2  # of the false alarms, see `Decision`
     trusted = torch.linspace(0, 1, calibration)
@@ -357,4 +357,6 @@ def test_so_much_poison_is_found_for_certain(samples: int, calibration: int) -> 
     assert exceedance_scan(poisoned, trusted).p_value <= 0.005 * share
     fewer = torch.cat([torch.linspace(0, 1, samples - least // 2), torch.full((least // 2,), 2.0)])
     assert exceedance_scan(fewer, trusted).p_value > 0.005 * share
-    assert Decision().found_from(samples, 2, alpha=0.005) is None
+    assert Decision().found_from(samples, 2, others=1000, alpha=0.005) is None
+    lonely = Decision().found_from(samples, calibration, others=50, alpha=0.005)
+    assert lonely == (least if calibration >= 50 else None)

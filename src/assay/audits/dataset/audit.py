@@ -610,8 +610,14 @@ def _reasons(
 
 def _power(results: Sequence[ClassResult], decision: Decision, alpha: float) -> list[str]:
     """Say what would have been found for certain, in the class where that is the least."""
+    everyone = sum(result.samples + result.calibration for result in results)
     least = {
-        result: decision.found_from(result.samples, result.calibration, alpha=alpha / len(results))
+        result: decision.found_from(
+            result.samples,
+            result.calibration,
+            others=everyone - result.samples - result.calibration,
+            alpha=alpha / len(results),
+        )
         for result in results
         if result.p_value is not None
     }

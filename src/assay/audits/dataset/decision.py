@@ -18,6 +18,7 @@ from assay.stats import (
     exceedance_scan,
     fit_tail,
     fit_two_groups,
+    scan_ranks,
     tail_scan,
 )
 
@@ -293,7 +294,9 @@ class Decision:
             return "expected at least two trusted samples of the class, one for calibration"
         return ""
 
-    def found_from(self, samples: int, calibration: int, *, alpha: float) -> int | None:
+    def found_from(
+        self, samples: int, calibration: int, *, others: int, alpha: float
+    ) -> int | None:
         """Count the samples from which poison that stands apart completely is found for certain.
 
         That is by the exact question of a vote, whatever the scores and tails are: the smallest of
@@ -303,19 +306,21 @@ class Decision:
         Args:
             samples: of the class.
             calibration: of the class.
+            others: samples and calibration of all other classes.
             alpha: the false alarms that the class may cause.
 
         Returns:
             The count, or None where no share of the class would do.
         """
         is_exact = calibration >= self.fewest_voting
+        if not is_exact and others < self.fewest_calibration:
+            return None  # then there is no vote
         share = _VOTED if is_exact else _VOTED_BY_TAIL * _EXACT
-        everyone, halves = samples + calibration, 2 * (samples + calibration).bit_length()
-        for rank in sorted({round(2 ** (half / 2)) for half in range(halves)}):
-            if rank > samples:
-                return None
+        everyone = samples + calibration
+        ranks = scan_ranks(everyone)
+        for rank in ranks:
             chance = math.comb(everyone - rank, calibration) / math.comb(everyone, calibration)
-            if halves * chance <= share * alpha:
+            if rank <= samples and len(ranks) * chance <= share * alpha:
                 return rank
         return None
 
