@@ -6,6 +6,7 @@ from sklearn.linear_model import Ridge
 
 from assay.errors import InputError
 from assay.stats import PooledRidge, auroc
+from assay.stats import ridge as ridge_of
 
 TABLE, TARGET = load_breast_cancer(return_X_y=True)
 FEATURES = torch.tensor(TABLE).float()
@@ -15,7 +16,8 @@ OWN = GROUPS == 0
 
 
 def predicted(features, marks, *, groups=GROUPS, own=OWN, penalty=1.0):
-    return PooledRidge(features, groups, penalty=penalty)(own, marks[own].float())
+    ridge = PooledRidge([features], groups, penalty=penalty)
+    return ridge(marks.float(), groups[own][:1])[:, 0]
 
 
 @pytest.mark.parametrize("penalty", [0.01, 0.1, 1.0])
@@ -68,6 +70,21 @@ def test_more_columns_than_samples():
     assert predicted(FEATURES.repeat(1, 30), MALIGNANT, penalty=0.1).isfinite().all()
 
 
+def test_groups_asked_together_answer_as_alone():
+    ridge = PooledRidge([FEATURES[:, :20], FEATURES[:, 20:]], GROUPS)
+    together = ridge(MALIGNANT.float(), torch.tensor([0, 1]))
+    for group in (0, 1):
+        alone = predicted(FEATURES, MALIGNANT, own=group == GROUPS)
+        assert torch.allclose(together[:, group], alone, atol=1e-5)
+
+
+def test_many_columns_are_multiplied_in_blocks(monkeypatch):
+    whole = predicted(FEATURES, MALIGNANT)
+    monkeypatch.setattr(ridge_of, "_BLOCK", 7)
+    monkeypatch.setattr(ridge_of, "_PART", 100)
+    assert torch.allclose(predicted(FEATURES, MALIGNANT), whole, atol=1e-5)
+
+
 def test_nan_is_refused():
     with pytest.raises(InputError, match="finite"):
-        PooledRidge(torch.full((4, 2), torch.nan), torch.zeros(4, dtype=torch.int64))
+        PooledRidge([torch.full((4, 2), torch.nan)], torch.zeros(4, dtype=torch.int64))

@@ -1,5 +1,6 @@
-"""Logits, penultimate features and maps of any model, batched."""
+"""Logits, penultimate features and maps of any model, and what inputs are without one; batched."""
 
+from .appearance import appearance as appearance
 from .extract import Outputs as Outputs
 from .extract import check_answers as check_answers
 from .extract import extract as extract

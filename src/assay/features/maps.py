@@ -16,7 +16,7 @@ _MOST_VALUES = 2**27  # of all samples, 512 MiB
 
 def last_maps(
     model: nn.Module, data: Feed, *, precision: Precision = Precision.AUTO
-) -> Float[Tensor, "samples dims"]:
+) -> tuple[Float[Tensor, "samples dims"], ...]:
     """Compute the last map of each resolution, averaged over 4 x 4 cells, in evaluation mode.
 
     Penultimate features say what a sample is; maps still say what lies where, such as a patch in a
@@ -24,12 +24,13 @@ def last_maps(
     are very many samples, random mixtures of the channels are taken, always the same.
 
     Args:
-        model: any model; what has no maps, nor tokens, has 0 dimensions.
+        model: any model.
         data: whose labels do not matter.
         precision: to compute in.
 
     Returns:
-        float32 on the CPU.
+        One block a resolution, the finest first, of float32 on the CPU; none of a model that has no
+        maps, nor tokens.
     """
     seen: dict[tuple[int, ...], Tensor] = {}
     samples = 0
@@ -43,7 +44,7 @@ def last_maps(
                 seen[tuple(found.shape[2:])] = found
 
     handles = [module.register_forward_hook(keep) for module in model.modules()]
-    batches: list[Tensor] = []
+    batches: list[list[Tensor]] = []
     model.eval()
     try:
         with torch.inference_mode(), autocast(data.device, precision):
@@ -51,18 +52,19 @@ def last_maps(
                 seen.clear()
                 samples = len(batch.inputs)
                 model(batch.inputs)
-                batches.append(_coarse(list(seen.values()), batch.inputs, samples=len(data)).cpu())
+                found = sorted(seen.values(), key=lambda each: -each.shape[2:].numel())
+                batches.append(_coarse(found, samples=len(data)))
     finally:
         for handle in handles:
             handle.remove()
-    return torch.cat(batches)
+    return tuple(map(torch.cat, zip(*batches, strict=True)))
 
 
-def _coarse(maps: Sequence[Tensor], inputs: Tensor, *, samples: int) -> Float[Tensor, "batch dims"]:
+def _coarse(maps: Sequence[Tensor], *, samples: int) -> list[Float[Tensor, "batch dims"]]:
     cells = _CELLS * _CELLS
     most = _MOST_VALUES // (samples * cells * max(1, len(maps)))
     most = max(1, min(_MOST_CHANNELS, most))
-    parts = [inputs.new_zeros(len(inputs), 0, dtype=torch.float32)]
+    parts = []
     for each in maps:
         channels = each.float()
         if channels.shape[1] > most:
@@ -73,5 +75,5 @@ def _coarse(maps: Sequence[Tensor], inputs: Tensor, *, samples: int) -> Float[Te
             pooled = nn.functional.adaptive_avg_pool2d(channels, _CELLS)
         else:
             pooled = nn.functional.adaptive_avg_pool1d(channels.flatten(2), cells)
-        parts.append(pooled.flatten(1))
-    return torch.cat(parts, dim=1)
+        parts.append(pooled.flatten(1).cpu())
+    return parts

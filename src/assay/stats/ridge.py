@@ -1,16 +1,19 @@
 """Ridge regression of one group, with the spread of all and leave-one-out predictions."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from assay.errors import InputError
 
 _PART = 8192  # samples that are whitened at once
+_BLOCK = 1024  # features that are multiplied at once
 
 
 class PooledRidge:
-    r"""Predict marks of one group from features; what features vary by, all groups tell.
+    r"""Predict marks of a group from features; what features vary by, all groups tell.
 
     Groups are centred by themselves. With few samples of a group and many features, the covariance
     within groups, of all of them together, is known far better than that of one group.
@@ -28,59 +31,76 @@ class PooledRidge:
     Example:
         >>> columns = torch.tensor([[0.0], [0.1], [0.2], [1.0], [1.1], [1.2], [1.3], [1.4]])
         >>> marks = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])  # the third is wrong
-        >>> ridge = PooledRidge(columns, torch.zeros(8, dtype=torch.int64), penalty=0.01)
-        >>> [mark > 0 for mark in ridge(torch.ones(8, dtype=torch.bool), marks).tolist()]
+        >>> ridge = PooledRidge([columns], torch.zeros(8, dtype=torch.int64), penalty=0.01)
+        >>> [mark > 0 for mark in ridge(marks, torch.tensor([0]))[:, 0].tolist()]
         [False, False, False, True, True, True, True, True]
     """
 
     def __init__(
         self,
-        features: Float[Tensor, "samples dims"],
+        features: Sequence[Float[Tensor, "samples _"]],
         groups: Int64[Tensor, " samples"],
         *,
         penalty: float = 1.0,
     ) -> None:
-        """Whiten the features once; every regression is then a matter of inner products.
+        """Factor the covariance once; every regression is then a matter of inner products.
 
         Args:
-            features: finite; they are standardised, and a constant column counts for nothing.
+            features: in blocks of columns, finite; they are standardised, and a constant column
+                counts for nothing.
             groups: numbers from 0, one a sample.
             penalty: rho, a sample; 1 shrinks a direction with the variance of one feature to half.
 
         Raises:
             InputError: a feature is not finite.
         """
-        if not features.isfinite().all():
+        x = torch.cat([block.float() for block in features], dim=1)
+        if not x.isfinite().all():
             raise InputError("expected finite features, got NaN or infinity")
-        x = features.float()
         sums = x.new_zeros(int(groups.max()) + 1, x.shape[1]).index_add_(0, groups, x)
-        x = x - (sums / groups.bincount()[:, None].clamp(min=1))[groups]
+        means = sums / groups.bincount()[:, None].clamp(min=1)
+        for part, rows in zip(x.split(_PART), groups.split(_PART), strict=True):
+            part.sub_(means[rows])  # in place: there may be gigabytes of them
         x /= x.std(0, correction=0).clamp(min=1e-6)
-        spread = (x.T @ x).double()
+        spread = _gram(x).double()
         spread.diagonal().add_(penalty * len(x))
-        lower = torch.linalg.cholesky(spread)
-        identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-        whiten = torch.linalg.solve_triangular(lower, identity, upper=False).T.float()
-        for part in x.split(_PART):  # in place: there may be a gigabyte of them
-            part.copy_(part @ whiten)
-        self._whitened = x
-        self._leverage = x.square().sum(1)
+        self.groups = groups
+        self._features, self._lower = x, torch.linalg.cholesky(spread)
+        lower = self._lower.float()
+        whitened = (
+            torch.linalg.solve_triangular(lower, part.T, upper=False) for part in x.split(_PART)
+        )
+        self._leverage = torch.cat([part.square().sum(0) for part in whitened])
 
     def __call__(
-        self, group: Bool[Tensor, " samples"], marks: Float[Tensor, " own"]
-    ) -> Float[Tensor, " samples"]:
-        """Predict every sample; those of the group from the marks of its others.
+        self, marks: Float[Tensor, " samples"], asked: Int64[Tensor, " asked"]
+    ) -> Float[Tensor, "samples asked"]:
+        """Predict every sample from the marks of one group, of several groups at once.
 
         Args:
-            group: a whole one.
-            marks: of its samples, finite.
+            marks: finite; of the groups that are asked.
+            asked: groups.
 
         Returns:
-            Higher is more like the samples with high marks, on the scale of the marks; where a mark
-            is wrong, the others outvote it.
+            By sample and group asked. Higher is more like the samples of the group with high marks,
+            on the scale of the marks. Samples of the group are predicted from its others, which
+            outvote a mark that is wrong.
         """
-        own, away = self._whitened[group], marks - marks.mean()
-        predicted = self._whitened @ (own.T @ away)
-        leverage = self._leverage[group]
-        predicted[group] = (predicted[group] - leverage * away) / (1 - leverage)
-        return predicted
+        own = self.groups[:, None] == asked
+        means = (marks @ own.float()) / own.sum(0).clamp(min=1)
+        away = torch.where(own, marks[:, None] - means, 0.0)
+        pulled = (away.T @ self._features).T.double()
+        predicted = self._features @ torch.cholesky_solve(pulled, self._lower).float()
+        leverage = self._leverage[:, None]
+        return torch.where(own, (predicted - leverage * away) / (1 - leverage), predicted)
+
+
+def _gram(x: Float[Tensor, "samples dims"]) -> Float[Tensor, "dims dims"]:
+    """Multiply columns with columns, each pair of blocks once."""
+    gram = x.new_empty(x.shape[1], x.shape[1])
+    for i in range(0, len(gram), _BLOCK):
+        for j in range(i, len(gram), _BLOCK):
+            rows, columns = slice(i, i + _BLOCK), slice(j, j + _BLOCK)
+            product = x[:, rows].T @ x[:, columns]
+            gram[rows, columns], gram[columns, rows] = product, product.T
+    return gram

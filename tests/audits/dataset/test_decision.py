@@ -6,7 +6,7 @@ from torch import Tensor
 from assay.audits.dataset import Refinement
 from assay.audits.dataset import decision as deciding
 from assay.audits.dataset.decision import Decision, Scored
-from assay.audits.dataset.outvoting import leading
+from assay.audits.dataset.outvoting import leading, outvoted
 from assay.results import Finding
 from assay.stats import PooledRidge, auroc, exceedance_scan, holm
 
@@ -153,17 +153,21 @@ def with_features(
     return Scored(scores=scores, labels=suspects.labels), calibration, features, rows
 
 
-def regressed(
+def votes(
     suspects: Scored, calibration: Scored, features: Float[Tensor, "samples dims"]
-) -> PooledRidge:
-    return PooledRidge(features, torch.cat([suspects.labels, calibration.labels]), penalty=0.1)
+) -> list[Float[Tensor, " everyone"]]:
+    labels = torch.cat([suspects.labels, calibration.labels])
+    along = leading(features, labels)
+    ridge = PooledRidge([features], labels, penalty=0.1)
+    starts = (torch.cat([suspects.scores, calibration.scores]), along, -along)
+    return [outvoted(ridge, start) for start in starts]
 
 
 def test_samples_with_a_common_direction_outvote_weak_scores() -> None:
     suspects, calibration, features, rows = with_features(1, poison=80)
     assert rejected(suspects, calibration) == []
-    decision, ridge = Decision(), regressed(suspects, calibration, features)
-    tests = decision.test(suspects, calibration, classes=10, ridge=ridge)
+    decision, voted_on = Decision(), votes(suspects, calibration, features)[:1]
+    tests = decision.test(suspects, calibration, classes=10, votes=voted_on)
     p_values = torch.tensor([t.finding.p_value for t in tests]).double()
     assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]
     flags = decision.flag(suspects, calibration, tests, (7,))
@@ -196,8 +200,8 @@ def test_with_little_calibration_other_classes_show_how_far_a_vote_reaches() -> 
     scores[rows] += 1
     weak = Scored(scores=scores, labels=suspects.labels)
     assert rejected(weak, calibration) == []
-    ridge = regressed(weak, calibration, features)
-    tests = Decision().test(weak, calibration, classes=10, ridge=ridge)
+    voted_on = votes(weak, calibration, features)[:1]
+    tests = Decision().test(weak, calibration, classes=10, votes=voted_on)
     p_values = torch.tensor([t.finding.p_value for t in tests]).double()
     assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]
     assert tests[7].by_vote
@@ -210,9 +214,8 @@ def test_a_vote_among_clean_samples_raises_few_alarms(calibration_count: int) ->
         suspects, calibration = drawn(seed, suspects=2000, calibration=calibration_count)
         random = torch.Generator().manual_seed(seed)
         features = torch.randn(2000 + calibration_count, 32, generator=random)
-        ridge = regressed(suspects, calibration, features)
-        along = leading(features, torch.cat([suspects.labels, calibration.labels]))
-        tests = Decision().test(suspects, calibration, classes=10, ridge=ridge, along=along)
+        voted_on = votes(suspects, calibration, features)
+        tests = Decision().test(suspects, calibration, classes=10, votes=voted_on)
         p_values = torch.tensor([t.finding.p_value for t in tests]).double()
         alarms += bool((holm(p_values) <= 0.05).any())
     assert alarms <= 4
@@ -223,10 +226,9 @@ def test_what_scores_do_not_tell_features_may() -> None:
     features = torch.randn(2500, 32, generator=torch.Generator().manual_seed(1))
     rows = (suspects.labels == 7).nonzero().squeeze(1)[:60]
     features[rows, 0] += 25
-    decision, ridge = Decision(), regressed(suspects, calibration, features)
-    along = leading(features, torch.cat([suspects.labels, calibration.labels]))
-    for given, flagged in ((None, []), (along, [7])):
-        tests = decision.test(suspects, calibration, classes=10, ridge=ridge, along=given)
+    decision, voted_on = Decision(), votes(suspects, calibration, features)
+    for given, flagged in ((voted_on[:1], []), (voted_on, [7])):
+        tests = decision.test(suspects, calibration, classes=10, votes=given)
         p_values = torch.tensor([t.finding.p_value for t in tests]).double()
         assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == flagged
     assert tests[7].by_features
@@ -244,9 +246,8 @@ def test_a_class_that_is_mostly_poison_is_told_from_its_few_trusted_samples() ->
     features[rows, :4] += 3
     suspects = Scored(scores=torch.randn(4500, generator=random).abs(), labels=labels)
     calibration = Scored(scores=torch.randn(645, generator=random).abs(), labels=own)
-    ridge = regressed(suspects, calibration, features)
-    along = leading(features, torch.cat([labels, own]))
-    tests = Decision().test(suspects, calibration, classes=43, ridge=ridge, along=along)
+    voted_on = votes(suspects, calibration, features)
+    tests = Decision().test(suspects, calibration, classes=43, votes=voted_on)
     p_values = torch.tensor([t.finding.p_value for t in tests]).double()
     assert (holm(p_values) <= 0.05).nonzero().squeeze(1).tolist() == [7]
     assert tests[7].by_vote
@@ -291,7 +292,7 @@ def test_a_class_beside_hardly_any_others_is_asked_of_its_scores_alone() -> None
     few = Scored(scores=suspects.scores, labels=labels)
     little = Scored(scores=calibration.scores, labels=own)
     features = torch.randn(510, 4, generator=torch.Generator().manual_seed(0))
-    tests = Decision().test(few, little, classes=2, ridge=regressed(few, little, features))
+    tests = Decision().test(few, little, classes=2, votes=votes(few, little, features)[:1])
     assert [test.voted is None for test in tests] == [True, False]
     assert all(test.finding.p_value is not None for test in tests)
     shown, _ = Decision().outvoted(few, little, tests)
@@ -303,7 +304,7 @@ def test_equal_scores_say_nothing_and_are_borne() -> None:
     flat = Scored(scores=torch.zeros(4000), labels=suspects.labels)
     level = Scored(scores=torch.zeros(500), labels=calibration.labels)
     features = torch.randn(4500, 4, generator=torch.Generator().manual_seed(0))
-    tests = Decision().test(flat, level, classes=10, ridge=regressed(flat, level, features))
+    tests = Decision().test(flat, level, classes=10, votes=votes(flat, level, features)[:1])
     assert all(t.finding.p_value == 1 for t in tests)
 
 

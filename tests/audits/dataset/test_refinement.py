@@ -43,11 +43,11 @@ def case(digits: tuple[Samples, Samples]):
 def refined(suspects, calibration, features, flags):
     labels = torch.cat([suspects.labels, calibration.labels])
     scores = torch.cat([suspects.scores, calibration.scores])
-    ridge, tests = PooledRidge(features, labels, penalty=0.1), []
+    everyone, tests = outvoted(PooledRidge([features], labels, penalty=0.1), scores), []
     for label in range(2):
         own = labels == label
         is_suspect = torch.arange(len(labels))[own] < len(suspects.labels)
-        said = outvoted(ridge, own, scores[own])
+        said = everyone[own]
         voted = Voted(
             suspects=said[is_suspect],
             calibration=said[~is_suspect],

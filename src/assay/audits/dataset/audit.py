@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from assay.audits.verdict import judge
 from assay.errors import InputError
-from assay.features import check_answers, last_maps, logits
+from assay.features import appearance, check_answers, last_maps, logits
 from assay.fitting import EVERYTHING, Feed, Focus, Precision, Preprocess, Recipe, feed, train
 from assay.networks import fresh_network
 from assay.randomness import Seed, child, generator
@@ -34,9 +34,11 @@ from assay.stats import PooledRidge, conformal_p_values, holm
 from .confusion import ROWS, Confused, Confusion, log_odds, seen
 from .contaminated import Kind, kinds_apart
 from .decision import Decision, Scored, Tested
-from .outvoting import leading
+from .outvoting import leading, outvoted
 from .preflight import Preflight, nearest
 from .refinement import Refinement
+
+Votes = tuple[Float[Tensor, " mixed"], ...]
 
 _PENALTY = 0.1  # of the regression on features
 _SOME = 2000  # confusing samples that others are compared with
@@ -238,7 +240,8 @@ def audit_dataset(
     )
     predicted = logits(model, confusing).argmax(1).cpu()
     sure, features = seen(model, suspects)
-    before = torch.cat([last_maps(model, suspects, precision=Precision.FP32), features], dim=1)
+    maps = last_maps(model, suspects, precision=Precision.FP32)
+    before = torch.cat([*maps, features], dim=1)
     if not before.isfinite().all():
         raise InputError(
             "expected a network that can be trained, got NaN or infinity in its features after the "
@@ -269,17 +272,16 @@ def audit_dataset(
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
     along = leading(before, suspects.labels.cpu())
-    said, tested = _best_look(
+    unconfused = (*maps[: max(1, len(maps) - 1)], features, appearance(suspects))
+    said, votes, tested = _best_look(
         looks,
-        before,
-        suspects.labels,
+        partial(_votes, unconfused=unconfused, along=along, labels=suspects.labels, score=score),
         score,
-        partial(settings.decision.test, classes=samples.classes, along=along),
+        partial(settings.decision.test, classes=samples.classes),
     )
     kinds = kinds_apart(
-        _regression(before, said, suspects.labels),
-        along,
-        *score(said),
+        votes,
+        suspects.labels,
         trusted=trusted,
         rows=is_calibration.nonzero().squeeze(1),
         decision=settings.decision,
@@ -372,28 +374,34 @@ def _unjudged(missing: Sequence[tuple[str, str]], classes: int) -> tuple[str, ..
 
 def _best_look(
     looks: Sequence[Confused],
-    before: Float[Tensor, "mixed dims"],
-    labels: Int64[Tensor, " mixed"],
+    vote: Callable[[Confused], Votes],
     score: Callable[[Confused], tuple[Scored, Scored]],
     test: Callable[..., tuple[Tested, ...]],
-) -> tuple[Confused, tuple[Tested, ...]]:
+) -> tuple[Confused, Votes, tuple[Tested, ...]]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
     So the family-wise false alarm rate is kept over the looks (Bonferroni) and classes (Holm).
     """
     found = []
     for said in looks:
-        ridge = _regression(before, said, labels)
-        found.append((said, test(*score(said), ridge=ridge)))
-    said, tests = min(found, key=lambda each: min(map(_p_value, each[1])))
-    return said, tuple(_counted(test, len(found)) for test in tests)
+        votes = vote(said)
+        found.append((said, votes, test(*score(said), votes=votes)))
+    said, votes, tests = min(found, key=lambda each: min(map(_p_value, each[2])))
+    return said, votes, tuple(_counted(test, len(found)) for test in tests)
 
 
-def _regression(
-    before: Float[Tensor, "mixed dims"], said: Confused, labels: Int64[Tensor, " mixed"]
-) -> PooledRidge:
-    """Prepare votes on the features before and after the confusion; large, and not kept."""
-    return PooledRidge(torch.cat([before, said.features], dim=1), labels, penalty=_PENALTY)
+def _votes(
+    said: Confused,
+    *,
+    unconfused: Sequence[Float[Tensor, "mixed _"]],
+    along: Float[Tensor, " mixed"],
+    labels: Int64[Tensor, " mixed"],
+    score: Callable[[Confused], tuple[Scored, Scored]],
+) -> Votes:
+    """Let the classes vote on features of before and after the confusion."""
+    ridge = PooledRidge([*unconfused, said.features], labels, penalty=_PENALTY)
+    scores = torch.cat([part.scores for part in score(said)])
+    return tuple(outvoted(ridge, start) for start in (scores, along, -along))
 
 
 def _p_value(test: Tested) -> float:

@@ -1,15 +1,16 @@
 """Is what sets some samples of a class apart among its trusted samples too?"""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from assay.records import record
 from assay.samples import Samples
-from assay.stats import PooledRidge, fit_tail, tail_scan
+from assay.stats import fit_tail, tail_scan
 
-from .decision import Decision, Scored
-from .outvoting import outvoted
+from .decision import Decision
 
 _NAMED = 5  # trusted samples in a reason
 _ALIKE = 0.5  # as frequent among trusted samples as in the data, at least: more than chance
@@ -52,10 +53,8 @@ class Kind:
 
 
 def kinds_apart(
-    ridge: PooledRidge,
-    along: Float[Tensor, " samples"],
-    suspects: Scored,
-    calibration: Scored,
+    votes: Sequence[Float[Tensor, " samples"]],
+    labels: Int64[Tensor, " samples"],
     *,
     trusted: Samples,
     rows: Int64[Tensor, " calibration"],
@@ -73,10 +72,9 @@ def kinds_apart(
     Each is compared with the tail of what the other classes say of theirs.
 
     Args:
-        ridge: of the features of the suspects, then of the calibration, in groups by label.
-        along: place of all of these along what their class varies by most (`leading`).
-        suspects: scores and labels.
-        calibration: likewise.
+        votes: of the suspects, then of the calibration (`outvoted`): from scores, and from places
+            along what their class varies by most (`leading`), either way round.
+        labels: of these.
         trusted: the trusted set.
         rows: which of its samples are the calibration.
         decision: whose odds and fewest samples count.
@@ -85,19 +83,13 @@ def kinds_apart(
     Returns:
         By class, the kind that stands apart most clearly.
     """
-    labels = torch.cat([suspects.labels, calibration.labels])
-    scores = torch.cat([suspects.scores, calibration.scores])
-    index = torch.cat([torch.full_like(suspects.labels, -1), rows])
+    index = torch.cat([labels.new_full((len(labels) - len(rows),), -1), rows])
     classes = trusted.classes
     counts = labels.bincount(minlength=classes)
     asked = (counts >= decision.fewest_samples).nonzero().squeeze(1).tolist()
     judged = (counts >= decision.fewest_samples)[labels]
     found: dict[int, tuple[float, Kind]] = {}
-    for marks in (scores, along, -along):
-        voted = torch.zeros_like(marks)
-        for label in asked:
-            own = labels == label
-            voted[own] = outvoted(ridge, own, marks[own])
+    for voted in votes:
         for label in asked:
             own = labels == label
             others = voted[judged & ~own]
@@ -109,7 +101,7 @@ def kinds_apart(
                 odds=decision.tail_odds,
                 fewest=decision.fewest_poison,
             )
-            least, _ = found.get(label, (alpha / (3 * classes), None))
+            least, _ = found.get(label, (alpha / (len(votes) * classes), None))
             if scan.p_value < least:
                 kind = own & (voted >= scan.threshold)
                 found[label] = (scan.p_value, _kind(kind, own, index, trusted))

@@ -11,7 +11,6 @@ from torch import Tensor
 from assay.records import record
 from assay.results import Finding
 from assay.stats import (
-    PooledRidge,
     Tail,
     benjamini_hochberg,
     conformal_p_values,
@@ -21,8 +20,6 @@ from assay.stats import (
     scan_ranks,
     tail_scan,
 )
-
-from .outvoting import outvoted
 
 _UPPER = 0.1  # share of all calibration scores, at which the classes' tails are compared
 _ENOUGH = 50  # calibration samples of a class that would show a tail much heavier than the others'
@@ -158,23 +155,18 @@ class Decision:
         calibration: Scored,
         *,
         classes: int,
-        ridge: PooledRidge | None = None,
-        along: Float[Tensor, " everyone"] | None = None,
+        votes: Sequence[Float[Tensor, " everyone"]] = (),
     ) -> tuple[Tested, ...]:
         """Ask of every class whether too many of its samples score high.
 
-        `ridge` is of the features of the suspects, then of the calibration, in groups by label;
-        without, nothing is voted on. `along` says where these lie along what their class varies by
-        most; without, it is not asked of that.
+        `votes` are of the suspects, then of the calibration (`outvoted`): the first started from
+        their scores, others from what their class varies by most (`leading`).
         """
         shifts = self.shifts(calibration, classes=classes)
         trusted = calibration.scores - shifts[calibration.labels]
         everyone = torch.cat([suspects.scores - shifts[suspects.labels], trusted])
         labels = torch.cat([suspects.labels, calibration.labels])
         shared = [fit_tail(trusted)] if len(trusted) >= self.fewest_calibration else []
-        scores = torch.cat([suspects.scores, calibration.scores])
-        starts = [scores] if along is None else [scores, along, -along]
-        votes = [] if ridge is None else [_all_outvoted(ridge, start, labels) for start in starts]
         tests = []
         for label in range(classes):
             own = suspects.scores[suspects.labels == label]
@@ -436,17 +428,6 @@ class Decision:
         if apart and int((scores >= border).sum()) >= share * most:
             return border
         return ordered[gains.index(most)]
-
-
-def _all_outvoted(
-    ridge: PooledRidge, start: Float[Tensor, " everyone"], labels: Int64[Tensor, " everyone"]
-) -> Float[Tensor, " everyone"]:
-    """Let every class vote, each from its own samples."""
-    said = torch.zeros_like(start)
-    for label in labels.unique().tolist():
-        own = labels == label
-        said[own] = outvoted(ridge, own, start[own])
-    return said
 
 
 def _heavier(reference: Float[Tensor, " reference"], others: Float[Tensor, " others"]) -> float:

@@ -1,7 +1,9 @@
 """Judge every sample of a class by what the samples that stand out have in common."""
 
+import math
+
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from assay.stats import PooledRidge
@@ -10,13 +12,12 @@ _TIMES = 3
 _SPREAD = 0.9  # quantile of the samples of other classes, which marks are measured by
 _MOST = 2.0  # mark
 _OWN = 0.5  # weight of a sample's own score
+_TOGETHER = 2**23  # samples times classes that vote at once
 _TURNS = 30  # of the power iteration
 
 
-def outvoted(
-    ridge: PooledRidge, own: Bool[Tensor, " samples"], scores: Float[Tensor, " own"]
-) -> Float[Tensor, " own"]:
-    """Score samples of one class by the direction in which the high ones differ from the others.
+def outvoted(ridge: PooledRidge, scores: Float[Tensor, " samples"]) -> Float[Tensor, " samples"]:
+    """Score samples by the direction in which the high ones of their class differ from its others.
 
     A confused model says of each sample by itself how well it still fits. Some clean samples still
     fit, and some poison no longer does; but the poison shares the direction that the trigger takes
@@ -28,20 +29,27 @@ def outvoted(
 
     Args:
         ridge: of the features of all samples, in groups by label.
-        own: the class.
-        scores: of its samples, 0 at the median of trusted samples and 1 at their 99th percentile.
+        scores: of all, 0 at the median of trusted samples and 1 at their 99th percentile.
 
     Returns:
-        Higher is more like the high ones; 1 is the standard deviation in other classes. Which
-        samples are calibration does not enter, so that they stay exchangeable with the clean
-        suspects of their class.
+        Higher is more like the high ones of the class; 1 is the standard deviation of the samples
+        of other classes. Which samples are calibration does not enter, so that they stay
+        exchangeable with the clean suspects of their class.
     """
-    marks = scores.clamp(0, _MOST)
-    for _ in range(_TIMES):
-        said = ridge(own, marks)
-        others = said[~own]
-        marks = (said[own] / torch.quantile(others, _SPREAD).clamp(min=1e-6)).clamp(0, _MOST)
-    return said[own] / others.std(correction=0).clamp(min=1e-6) + _OWN * scores.clamp(-_OWN, 3)
+    voted = torch.zeros_like(scores)
+    for asked in ridge.groups.unique().split(max(1, _TOGETHER // len(scores))):
+        row, column = (ridge.groups[:, None] == asked).nonzero(as_tuple=True)
+        marks = scores.clamp(0, _MOST)
+        for _ in range(_TIMES):
+            said = ridge(marks, asked)
+            own = said[row, column]
+            said[row, column] = math.nan
+            spread = said.nanquantile(_SPREAD, dim=0).clamp(min=1e-6)
+            marks[row] = (own / spread[column]).clamp(0, _MOST)
+        away = said - said.nanmean(0)
+        deviation = away.square().nanmean(0).sqrt().clamp(min=1e-6)
+        voted[row] = own / deviation[column]
+    return voted + _OWN * scores.clamp(-_OWN, 3)
 
 
 def leading(
