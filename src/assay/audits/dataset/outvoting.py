@@ -23,9 +23,9 @@ def outvoted(ridge: PooledRidge, scores: Float[Tensor, " samples"]) -> Float[Ten
     fit, and some poison no longer does; but the poison shares the direction that the trigger takes
     in the features. A linear regression of the scores finds it, and judges every sample by the
     scores of all others; twice more it learns from what it said. What a sample's own score says
-    beside that is added. AUROC within the class, before and after (CIFAR-10, seeds 0 and 1,
-    exploratory; design note 0007): Adaptive-Patch .971 and .940 -> .997 and .993, k-way .903 and
-    .862 -> .971 and .973, WaNet .953 -> .982, Blend .981 -> 1.000.
+    beside that is added. AUROC within the class, before and after (CIFAR-10, exploratory; design
+    note 0007): Adaptive-Patch .940 -> .998 (seed 1), k-way .903 -> .988, WaNet .953 -> .978 (seed
+    0).
 
     Args:
         ridge: of the features of all samples, in groups by label.
