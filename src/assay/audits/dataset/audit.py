@@ -272,7 +272,8 @@ def audit_dataset(
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
     along = leading(before, suspects.labels.cpu())
-    unconfused = (*maps[: max(1, len(maps) - 1)], features, appearance(suspects))
+    finer = maps[: max(1, len(maps) - 1)]  # penultimate features average the coarsest
+    unconfused = (*finer, features, appearance(suspects))
     said, votes, tested = _best_look(
         looks,
         partial(_votes, unconfused=unconfused, along=along, labels=suspects.labels, score=score),
