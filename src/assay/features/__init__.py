@@ -1,4 +1,4 @@
-"""Logits, penultimate features and maps of any model, and what inputs are without one; batched."""
+"""Logits, penultimate features and maps of any model, and what images show without one; batched."""
 
 from .appearance import appearance as appearance
 from .extract import Outputs as Outputs

@@ -273,7 +273,8 @@ def audit_dataset(
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
     along = leading(before, suspects.labels.cpu())
     finer = maps[: max(1, len(maps) - 1)]  # penultimate features average the coarsest
-    unconfused = (*finer, features, appearance(suspects))
+    seen_alone = (appearance(suspects),) if samples.is_image else ()
+    unconfused = (*finer, features, *seen_alone)
     said, votes, tested = _best_look(
         looks,
         partial(_votes, unconfused=unconfused, along=along, labels=suspects.labels, score=score),
