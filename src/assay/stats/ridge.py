@@ -48,7 +48,7 @@ class PooledRidge:
         Args:
             features: in blocks of columns, finite; they are standardised, and a constant column
                 counts for nothing.
-            groups: numbers from 0, one a sample.
+            groups: numbers from 0, one a sample; kept as `groups`.
             penalty: rho, a sample; 1 shrinks a direction with the variance of one feature to half.
 
         Raises:

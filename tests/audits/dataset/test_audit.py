@@ -6,6 +6,7 @@ from torch import nn
 
 import assay
 from assay.audits.dataset import DatasetAudit, DatasetSettings, audit_dataset, foresee
+from assay.audits.dataset import audit as auditing
 from assay.audits.dataset.audit import ClassResult, _power, _pull
 from assay.audits.dataset.decision import Decision
 from assay.audits.dataset.preflight import Preflight
@@ -16,7 +17,7 @@ from assay.randomness import Seed
 from assay.results import Progress, Verdict, silent
 from assay.samples import Samples
 from assay.stats import auroc
-from assay_zoo.attacks import BadNets
+from assay_zoo.attacks import BadNets, FTrojan
 
 CPU = torch.device("cpu")
 Digits = tuple[Samples, Samples]
@@ -81,6 +82,21 @@ def test_the_passes_that_are_counted_are_those_that_were_made(digits: Digits, ki
     assert found.sample_passes == passes[0]
     mixed = len(samples) + len(found.calibration_labels)
     assert trained[0] == (15 * mixed if kind == "rows" else sum(Focus().sizes(mixed, 15)))
+
+
+def test_a_faint_pattern_is_found_by_pixels_where_the_network_does_not_show_it(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, trusted = digits
+    attack = FTrojan(poison_rate=0.05)
+    made = attack(samples.inputs[:], samples.labels, classes=10, seed=Seed(5))
+    suspects = Samples(inputs=made.inputs, labels=made.labels, class_names=samples.class_names)
+    found = audited(suspects, trusted)
+    assert found.verdict is Verdict.FLAGGED
+    assert found.is_poison[made.is_poison].float().mean() > 0.9
+    assert found.is_poison[~made.is_poison].float().mean() < 0.01
+    monkeypatch.setattr(auditing, "appearance", lambda data: torch.zeros(len(data), 1))
+    assert audited(suspects, trusted).verdict is Verdict.NO_INDICATOR
 
 
 def test_a_network_whose_training_diverges_is_named(digits: Digits) -> None:

@@ -241,12 +241,12 @@ def audit_dataset(
     predicted = logits(model, confusing).argmax(1).cpu()
     sure, features = seen(model, suspects)
     maps = last_maps(model, suspects, precision=Precision.FP32)
-    before = torch.cat([*maps, features], dim=1)
-    if not before.isfinite().all():
+    if not all(block.isfinite().all() for block in (*maps, features)):
         raise InputError(
             "expected a network that can be trained, got NaN or infinity in its features after the "
             "training, which diverged; use another one, such as one with normalisation"
         )
+    along = leading(torch.cat([*maps, features], dim=1), suspects.labels)
     known = log_odds(sure).gather(1, suspects.labels[:, None]).squeeze(1).float()
     cut = len(samples)
 
@@ -271,8 +271,7 @@ def audit_dataset(
     steps = looks[-1].steps
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
-    along = leading(before, suspects.labels.cpu())
-    finer = maps[: max(1, len(maps) - 1)]  # penultimate features average the coarsest
+    finer = maps[:-1] or maps  # penultimate features average the coarsest
     seen_alone = (appearance(suspects),) if samples.is_image else ()
     unconfused = (*finer, features, *seen_alone)
     said, votes, tested = _best_look(
