@@ -157,7 +157,10 @@ def _tiles(source: Source, delivered: Deliveries) -> list[Tile]:
         ]
     if source.calibration is not None:
         tiles.append(
-            Tile(what="trusted samples", value=text.number(len(source.calibration.values)))
+            Tile(
+                what="trusted samples for calibration",
+                value=text.number(len(source.calibration.values)),
+            )
         )
     verdicts = [verdict for _, verdict, _ in source.cases()]
     if delivered.models:
