@@ -63,8 +63,10 @@ def benjamini_hochberg(p_values: Float[Tensor, " tests"]) -> Float[Tensor, " tes
     ordered, order = _ascending(p_values)
     tests = len(ordered)
     ranks = torch.arange(1, tests + 1, dtype=ordered.dtype, device=ordered.device)
-    # tests / ranks is at least 1 also after rounding, so that no p-value shrinks
-    adjusted = (ordered * (tests / ranks)).flip(0).cummin(dim=0).values.flip(0).clamp(max=1)
+    # at least 1 also after rounding, so that no p-value shrinks; a number / a tensor would multiply
+    # by reciprocals, and 49 * (1 / 49) is less than 1
+    factors = torch.full_like(ranks, tests) / ranks
+    adjusted = (ordered * factors).flip(0).cummin(dim=0).values.flip(0).clamp(max=1)
     return torch.empty_like(ordered).scatter(0, order, adjusted)
 
 
