@@ -17,8 +17,9 @@ from torch import Tensor, nn
 import grid
 from assay.audits.dataset import Confusion, DatasetSettings
 from assay.audits.dataset.audit import standardised
-from assay.audits.dataset.confusion import confused, log_odds, seen, wrong_labels
-from assay.fitting import Batch, Feed, Preprocess, Recipe, fit, train
+from assay.audits.dataset.confusion import confused, log_odds, wrong_labels
+from assay.features import extract
+from assay.fitting import Batch, Feed, Precision, Preprocess, Recipe, fit, train
 from assay.fitting.loop import Loss
 from assay.randomness import Seed, child, generator, isolated
 from assay.records import record
@@ -216,7 +217,8 @@ def _measure(case: Case, variant: Variant, first: _First) -> grid.Result:
     poisoned = prepare(case).poisoned
     cut = len(poisoned.labels)
     settings, labels = DatasetSettings(), first.suspects.labels[:, None]
-    known = log_odds(seen(first.model, first.suspects)[0]).gather(1, labels).squeeze(1).float()
+    before = extract(first.model, first.suspects, precision=Precision.FP32)
+    known = log_odds(before.logits).gather(1, labels).squeeze(1).float()
     scores = standardised(
         said, known, slice(cut, None), other_from=settings.other_from, doubt=settings.doubt
     )

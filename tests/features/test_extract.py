@@ -21,10 +21,11 @@ def test_features_are_what_the_last_linear_layer_sees() -> None:
     assert torch.equal(found.logits, logits(model, data, precision=Precision.FP32))
 
 
-def test_a_model_without_a_linear_layer_is_refused() -> None:
-    data = feed(torch.zeros(2, 4), torch.zeros(2).long(), preprocess=PLAIN, device=CPU)
-    with pytest.raises(InputError, match="ends in a linear layer"):
-        extract(nn.Identity(), data)
+def test_logits_stand_in_for_the_features_of_a_model_without_a_linear_layer() -> None:
+    data = feed(torch.rand(2, 4), torch.zeros(2).long(), preprocess=PLAIN, device=CPU)
+    found = extract(nn.Identity(), data, precision=Precision.FP32)
+    assert torch.equal(found.features, found.logits)
+    assert found.maps == ()
 
 
 @pytest.mark.parametrize(

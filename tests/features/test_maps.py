@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from assay.features import last_maps
+from assay.features import extract
 from assay.fitting import Precision, Preprocess, feed
 from assay.networks import mlp, resnet
 from assay.randomness import Seed, isolated
@@ -13,7 +13,7 @@ PLAIN = Preprocess(mean=(0.0,) * 3, std=(1.0,) * 3)
 def maps(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
     plain = Preprocess(mean=(0.0,) * inputs.shape[1], std=(1.0,) * inputs.shape[1])
     data = feed(inputs, torch.zeros(len(inputs)).long(), preprocess=plain, device=CPU)
-    return last_maps(model, data, precision=Precision.FP32)
+    return extract(model, data, precision=Precision.FP32, maps=True).maps
 
 
 def images(count: int) -> torch.Tensor:
@@ -61,7 +61,9 @@ def test_they_say_where_a_patch_lies() -> None:
 
 def test_many_channels_are_mixed_always_alike() -> None:
     with isolated(Seed(0), CPU):
-        model = nn.Sequential(nn.Conv2d(3, 100, 3, padding=1), nn.AdaptiveAvgPool2d(1))
+        model = nn.Sequential(
+            nn.Conv2d(3, 100, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
     (found,) = maps(model, images(5))
     assert found.shape == (5, 64 * 16)
     assert torch.equal(found, maps(model, images(5))[0])

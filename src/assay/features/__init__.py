@@ -7,4 +7,3 @@ from .extract import extract as extract
 from .extract import logits as logits
 from .layers import DEPTHS as DEPTHS
 from .layers import activations as activations
-from .maps import last_maps as last_maps

@@ -1,5 +1,8 @@
 """One pass of a model over a data set."""
 
+import contextlib
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,6 +12,8 @@ from assay.fitting import Feed, Precision, logits_of
 from assay.fitting.loop import autocast
 from assay.records import record
 
+from .maps import last_maps
+
 
 @record
 class Outputs:
@@ -16,7 +21,9 @@ class Outputs:
 
     logits: Float[Tensor, "samples classes"]
     features: Float[Tensor, "samples dims"]
-    """The input of the model's last linear layer."""
+    """The input of the model's last linear layer; of a model without one, its logits."""
+    maps: tuple[Float[Tensor, "samples _"], ...] = ()
+    """The last of every resolution, the finest first, where they were asked for (`last_maps`)."""
 
 
 def logits(
@@ -48,23 +55,35 @@ def check_answers(model: nn.Module, inputs: Tensor, *, classes: int) -> None:
         )
 
 
-def extract(model: nn.Module, data: Feed, *, precision: Precision = Precision.AUTO) -> Outputs:
-    """Compute logits and penultimate features of every sample in evaluation mode.
+def extract(
+    model: nn.Module, data: Feed, *, precision: Precision = Precision.AUTO, maps: bool = False
+) -> Outputs:
+    """Compute, in one pass in evaluation mode, what a model says of every sample and sees in it.
 
-    Raises:
-        InputError: the model has no linear layer.
+    Args:
+        model: any classifier.
+        data: whose labels do not matter.
+        precision: to compute in.
+        maps: whether to keep maps too.
+
+    Returns:
+        Logits, penultimate features and maps.
     """
     heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    if not heads:
-        raise InputError("expected a model that ends in a linear layer, got none in it")
     seen: list[Tensor] = []
+    blocks: list[Sequence[Tensor]] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen.append(inputs[0].float().flatten(1).cpu())
 
-    handle = heads[-1].register_forward_pre_hook(keep)
-    try:
+    with contextlib.ExitStack() as watching:
+        if heads:
+            watching.callback(heads[-1].register_forward_pre_hook(keep).remove)
+        if maps:
+            blocks = watching.enter_context(last_maps(model, samples=len(data)))
         said = logits(model, data, precision=precision).cpu()
-    finally:
-        handle.remove()
-    return Outputs(logits=said, features=torch.cat(seen))
+    return Outputs(
+        logits=said,
+        features=torch.cat(seen) if heads else said,
+        maps=tuple(map(torch.cat, zip(*blocks, strict=True))),
+    )

@@ -1,63 +1,66 @@
 """What a model sees where: its last map at every resolution, coarsely."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from assay.fitting import Feed, Precision
-from assay.fitting.loop import autocast
 
 _CELLS = 4  # a side; tokens get as many as a map
 _MOST_CHANNELS = 64  # of a map
 _MOST_VALUES = 2**27  # of all samples, 512 MiB
 
 
+@contextlib.contextmanager
 def last_maps(
-    model: nn.Module, data: Feed, *, precision: Precision = Precision.AUTO
-) -> tuple[Float[Tensor, "samples dims"], ...]:
-    """Compute the last map of each resolution, averaged over 4 x 4 cells, in evaluation mode.
+    model: nn.Module, *, samples: int
+) -> Iterator[list[Sequence[Float[Tensor, "batch dims"]]]]:
+    """Collect the last map of each resolution, averaged over 4 x 4 cells, of every batch.
 
     Penultimate features say what a sample is; maps still say what lies where, such as a patch in a
     corner, or a pattern over everything. Of maps with more than 64 channels, or fewer where there
     are very many samples, random mixtures of the channels are taken, always the same.
 
     Args:
-        model: any model.
-        data: whose labels do not matter.
-        precision: to compute in.
+        model: any model; batches pass through it in the body of the `with`.
+        samples: of all batches.
 
-    Returns:
-        One block a resolution, the finest first, of float32 on the CPU; none of a model that has no
-        maps, nor tokens.
+    Yields:
+        A list that grows by every batch: one block a resolution, the finest first, of float32 on
+        the CPU; no block of a model that has no maps, nor tokens.
     """
     seen: dict[tuple[int, ...], Tensor] = {}
-    samples = 0
+    batches: list[Sequence[Tensor]] = []
+    size = 0
+
+    def begin(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal size
+        size = len(inputs[0])
+        seen.clear()
 
     def keep(_: nn.Module, __: tuple[object, ...], output: object) -> None:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return
-        if output.ndim and len(output) == samples:  # windows, and tokens first, are others
+        if output.ndim and len(output) == size:  # windows, and tokens first, are others
             found = output.mT if output.ndim == 3 else output
             if found.ndim >= 3 and found.shape[2:].numel() > 1:
                 seen[tuple(found.shape[2:])] = found
 
-    handles = [module.register_forward_hook(keep) for module in model.modules()]
-    batches: list[list[Tensor]] = []
-    model.eval()
+    def end(*_: object) -> None:
+        found = sorted(seen.values(), key=lambda each: -each.shape[2:].numel())
+        batches.append(_coarse(found, samples=samples))
+
+    handles = [
+        model.register_forward_pre_hook(begin),
+        *(module.register_forward_hook(keep) for module in model.modules()),
+        model.register_forward_hook(end),
+    ]
     try:
-        with torch.inference_mode(), autocast(data.device, precision):
-            for batch in data.ordered():
-                seen.clear()
-                samples = len(batch.inputs)
-                model(batch.inputs)
-                found = sorted(seen.values(), key=lambda each: -each.shape[2:].numel())
-                batches.append(_coarse(found, samples=len(data)))
+        yield batches
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(map(torch.cat, zip(*batches, strict=True)))
 
 
 def _coarse(maps: Sequence[Tensor], *, samples: int) -> list[Float[Tensor, "batch dims"]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from assay.audits.verdict import judge
 from assay.errors import InputError
-from assay.features import appearance, check_answers, last_maps, logits
+from assay.features import appearance, check_answers, extract, logits
 from assay.fitting import EVERYTHING, Feed, Focus, Precision, Preprocess, Recipe, feed, train
 from assay.networks import fresh_network
 from assay.randomness import Seed, child, generator
@@ -31,7 +31,7 @@ from assay.results import (
 from assay.samples import Rows, Samples
 from assay.stats import PooledRidge, conformal_p_values, holm
 
-from .confusion import ROWS, Confused, Confusion, log_odds, seen
+from .confusion import ROWS, Confused, Confusion, log_odds
 from .contaminated import Kind, kinds_apart
 from .decision import Decision, Scored, Tested
 from .outvoting import leading, outvoted
@@ -239,15 +239,14 @@ def audit_dataset(
         store=store,
     )
     predicted = logits(model, confusing).argmax(1).cpu()
-    sure, features = seen(model, suspects)
-    maps = last_maps(model, suspects, precision=Precision.FP32)
-    if not all(block.isfinite().all() for block in (*maps, features)):
+    before = extract(model, suspects, precision=Precision.FP32, maps=True)
+    if not all(block.isfinite().all() for block in (*before.maps, before.features)):
         raise InputError(
             "expected a network that can be trained, got NaN or infinity in its features after the "
             "training, which diverged; use another one, such as one with normalisation"
         )
-    along = leading(torch.cat([*maps, features], dim=1), suspects.labels)
-    known = log_odds(sure).gather(1, suspects.labels[:, None]).squeeze(1).float()
+    along = leading(torch.cat([*before.maps, before.features], dim=1), suspects.labels)
+    known = log_odds(before.logits).gather(1, suspects.labels[:, None]).squeeze(1).float()
     cut = len(samples)
 
     def has_taken(said: Confused) -> bool:
@@ -271,9 +270,9 @@ def audit_dataset(
     steps = looks[-1].steps
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(_scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
-    finer = maps[:-1] or maps  # penultimate features average the coarsest
+    finer = before.maps[:-1] or before.maps  # penultimate features average the coarsest
     seen_alone = (appearance(suspects),) if samples.is_image else ()
-    unconfused = (*finer, features, *seen_alone)
+    unconfused = (*finer, before.features, *seen_alone)
     said, votes, tested = _best_look(
         looks,
         partial(_votes, unconfused=unconfused, along=along, labels=suspects.labels, score=score),
