@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from jaxtyping import Bool
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -53,19 +54,20 @@ VERSIONS = {
     "reference": 1,
     "audit": 1,
     "cleansed": 1,
+    "oracle": 1,
     "baseline": 1,
     "published": 1,
 }
 """To be raised when the code of a kind changes what it measures, so that its cells are computed
 anew."""
 
-PARTS = ("asr", "audit", "cleansed", "baselines", "published")
+PARTS = ("asr", "audit", "cleansed", "oracle", "baselines", "published")
 
 
 def main() -> int:
     asking = parser(__doc__)
     asking.add_argument(
-        "--only", type=_names(PARTS), default=list(PARTS[:4]), help="default: all but published"
+        "--only", type=_names(PARTS), default=list(PARTS[:5]), help="default: all but published"
     )
     asking.add_argument("--list", action="store_true", help="only say which cells are done")
     asked = asking.parse_args()
@@ -165,6 +167,8 @@ def _group(case: Case, parts: Sequence[str]) -> grid.Group:
     if "cleansed" in parts and case.attack is not None:
         there = audited.path(RESULTS)
         cells.append(_cell(case, "cleansed", audited.digest, lambda: _cleansed(case, there)))
+    if "oracle" in parts and case.attack is not None:
+        cells.append(_cell(case, "oracle", "", lambda: _oracle(case)))
     if "baselines" in parts and case.attack is not None:
         cells += [_baseline(case, name) for name in BASELINES if _suits(name, case)]
     if "published" in parts and case.attack is not None:
@@ -320,10 +324,18 @@ def _cleansed(case: Case, audit: pathlib.Path) -> grid.Result:
     if not audit.exists():
         raise InputError(f"expected the audit's cell {audit.name}, which is missing: run it first")
     flagged = [int(row) for row in grid.read(audit)["result"]["flagged_samples"].split()]
-    suspects = prepare(case).suspects
-    kept = torch.ones(len(suspects), dtype=torch.bool)
+    kept = torch.ones_like(prepare(case).poisoned.is_poison)
     kept[flagged] = False
-    trained = train_ordinary(case, suspects.subset(kept.nonzero().squeeze(1)))
+    return _without(case, kept)
+
+
+def _oracle(case: Case) -> grid.Result:
+    """Remove what is poison and nothing else: the best that an audit could leave."""
+    return _without(case, ~prepare(case).poisoned.is_poison)
+
+
+def _without(case: Case, kept: Bool[Tensor, " samples"]) -> grid.Result:
+    trained = train_ordinary(case, prepare(case).suspects.subset(kept.nonzero().squeeze(1)))
     return {**accuracy_and_asr(case, trained), "samples": int(kept.sum())}
 
 

@@ -28,7 +28,8 @@ DETECTORS = {
 
 _SETTING = ("data", "train", "trusted", "test", "network", "training", "device", "rates")
 
-_FORMATS = {"AUROC": ".3f", "FPR": ".2f", "Cost, passes": ".2f", "Cost, time": ".2f", "Δ": "+.1f"}
+_FORMATS = {"AUROC": ".3f", "FPR": ".2f", "Cost, passes": ".2f", "Cost, time": ".2f"}
+_FORMATS |= dict.fromkeys(("Δ", "Δ, oracle"), "+.1f")
 
 Stored = Mapping[str, Any]
 
@@ -102,10 +103,11 @@ former settings, not measured again since. **ASR, clean \
 model**: of the ordinary model of the clean data, which is wrong now and then. **TPR**: share of \
 the poison that is flagged; **FPR**: share of the samples flagged that are neither poison nor \
 cover. **Cleansed**: the same training without the flagged samples; Δ is its accuracy less that \
-of the ordinary model of the clean data, in points. **Cost**: sample passes, and time, of the \
-audit in units of one ordinary training; time at the pace of the audit's own first training, \
-where that was measured. Means over seeds, where there are \
-several; "2/3" behind a number says that a seed is missing, and — that all are."""
+of the ordinary model of the clean data, in points. **Oracle**: the same training without the \
+poison, and without it alone: the best that an audit could leave. **Cost**: sample passes, and \
+time, of the audit in units of one ordinary training; time at the pace of the audit's own first \
+training, where that was measured. Means over seeds, where there are several; "2/3" behind a \
+number says that a seed is missing, and — that all are."""
 
 
 def tables(cells: Sequence[Stored]) -> list[Table]:
@@ -163,8 +165,10 @@ def _attacks(table: Table) -> str:
         "FPR": lambda c: _times(c.get("audit", "fpr"), 100),
         "AUROC": lambda c: c.get("audit", "auroc"),
         "Cleansed accuracy": lambda c: _times(c.get("cleansed", "accuracy"), 100),
-        "Δ": lambda c: _lost(table, c),
+        "Δ": lambda c: _lost(table, c, "cleansed"),
         "Cleansed ASR": lambda c: _times(c.get("cleansed", "asr"), 100),
+        "Δ, oracle": lambda c: _lost(table, c, "oracle"),
+        "ASR, oracle": lambda c: _times(c.get("oracle", "asr"), 100),
         "Cost, passes": lambda c: c.get("audit", "passes_ratio"),
         "Cost, time": _time_ratio,
     }
@@ -262,8 +266,8 @@ def _judged(table: Table, names: Sequence[str], kind: str) -> str:
 
 
 def _gaps(table: Table) -> str:
-    missing = [_missing(table, kind) for kind in ("undefended", "reference", "audit", "cleansed")]
-    missing += [_missing(table, kind) for kind in list(DETECTORS)[2:]]
+    kinds = ("undefended", "reference", "audit", "cleansed", "oracle", *list(DETECTORS)[2:])
+    missing = [_missing(table, kind) for kind in kinds]
     absent = [name for name in fitting(table.setting["data"]) if not table.of(name)]
     said = []
     if absent:
@@ -340,8 +344,8 @@ def _verdicts(cases: Sequence[Case]) -> str:
     return f"{known.count('flagged')} of {len(known)}" if known else "—"
 
 
-def _lost(table: Table, case: Case) -> float | None:
-    clean, cleansed = table.clean_accuracy(case), case.get("cleansed", "accuracy")
+def _lost(table: Table, case: Case, kind: str) -> float | None:
+    clean, cleansed = table.clean_accuracy(case), case.get(kind, "accuracy")
     return None if clean is None or cleansed is None else 100 * (cleansed - clean)
 
 

@@ -95,11 +95,14 @@ def test_a_cleansed_model_is_shown_with_its_own_audit_alone() -> None:
     old, new = (audit("badnets", 0, 0.5, method=m, day=d) for m, d in (("old", 1), ("new", 2)))
     cleansed = cell("cleansed", "badnets", 0, {"accuracy": 0.92, "asr": 0.0})
     clean = undefended("clean", 0, 0.9, None)
+    oracle = cell("oracle", "badnets", 0, {"accuracy": 0.89, "asr": 0.03})
     for audited, shown in ((old, "—"), (new, "92.0")):
         cleansed["recipe"]["method"] = grid.digest(audited["recipe"])
-        page = render.page([old, new, cleansed, clean])
+        page = render.page([old, new, cleansed, clean, oracle])
         assert column(page, "badnets", "Cleansed accuracy") == shown
     assert column(page, "badnets", "Δ") == "+2.0"
+    assert column(page, "badnets", "Δ, oracle") == "-1.0"
+    assert column(page, "badnets", "ASR, oracle") == "3.0"
 
 
 def test_false_alarms_come_with_their_interval() -> None:
