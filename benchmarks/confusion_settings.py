@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import grid
 from assay.audits.dataset import Confusion, DatasetSettings
-from assay.audits.dataset.audit import standardised
 from assay.audits.dataset.confusion import confused, log_odds, wrong_labels
+from assay.audits.dataset.scoring import standardised
 from assay.features import extract
 from assay.fitting import Batch, Feed, Precision, Preprocess, Recipe, fit, train
 from assay.fitting.loop import Loss

@@ -5,9 +5,15 @@ import torch
 from torch import nn
 
 import assay
-from assay.audits.dataset import DatasetAudit, DatasetSettings, audit_dataset, foresee
+from assay.audits.dataset import (
+    ClassResult,
+    DatasetAudit,
+    DatasetSettings,
+    audit_dataset,
+    foresee,
+)
 from assay.audits.dataset import audit as auditing
-from assay.audits.dataset.audit import ClassResult, _power, _pull
+from assay.audits.dataset.conclusion import _power, _pull
 from assay.audits.dataset.decision import Decision
 from assay.audits.dataset.preflight import Preflight
 from assay.errors import InputError

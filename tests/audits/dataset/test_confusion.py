@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from assay.audits.dataset import DatasetSettings
-from assay.audits.dataset.audit import standardised
 from assay.audits.dataset.confusion import ROWS, Confused, Confusion, confused, wrong_labels
+from assay.audits.dataset.scoring import standardised
 from assay.fitting import EVERYTHING, Batch, Feed, Preprocess, Recipe, feed, train
 from assay.networks import default_network
 from assay.randomness import Seed

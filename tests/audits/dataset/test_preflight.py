@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from assay.audits.dataset import audit_dataset
-from assay.audits.dataset.audit import _alike, _matched
 from assay.audits.dataset.confusion import Confused
 from assay.audits.dataset.decision import Scored
+from assay.audits.dataset.likeness import _matched, unlike
 from assay.audits.dataset.preflight import Preflight, nearest
 from assay.randomness import Seed
 from assay.results import Verdict
@@ -123,7 +123,7 @@ def test_much_poison_makes_no_other_kind_where_it_stands_out(
         Scored(scores=scores[len(samples) :], labels=calibration.labels),
     )
     near, _ = nearest(calibration.inputs[:], held.inputs[:])
-    found = _alike(
+    found = unlike(
         near, held, suspects, calibration, scored=scored, preflight=Preflight(), seed=Seed(0)
     )
     assert (found == ()) == stand_out

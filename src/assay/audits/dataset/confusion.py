@@ -293,6 +293,16 @@ class Confused:
     is_further: bool = False
     """Whether it was confused for longer than usual, because the confusion had not taken."""
 
+    def subset(self, rows: slice) -> "Confused":
+        """Keep what it says of some samples."""
+        return dataclasses.replace(
+            self,
+            own=self.own[rows],
+            other=self.other[rows],
+            predicted=self.predicted[rows],
+            features=self.features[rows],
+        )
+
 
 def confused(model: nn.Module, data: Feed) -> Confused:
     """Read off every sample how sure the confused model is, of its label and of others.

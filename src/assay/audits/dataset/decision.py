@@ -55,6 +55,11 @@ class Tested:
     by_features: bool = False
     """Whether the vote started from what the class varies by most, not from scores."""
 
+    @property
+    def p_value(self) -> float:
+        """Before any correction over the classes; 1 where the class could not be tested."""
+        return 1.0 if self.finding.p_value is None else self.finding.p_value
+
 
 @record
 class Voted:
