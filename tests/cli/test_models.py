@@ -1,5 +1,6 @@
 """`assay models` around a quick audit: what is loaded and recorded, and hostile deliveries."""
 
+import importlib.util
 import json
 import pathlib
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from assay.cli.models_job import Reordered, absolute_model, order_of, unique
 from assay.cli.recording_models import amplified
+from assay.cli.task import importable
 from assay.errors import InputError
 from assay.networks import default_network, resnet
 from assay.randomness import Seed
@@ -342,6 +344,20 @@ def test_a_factory_of_the_user_is_found_in_the_working_directory(
     assert run("models", *arguments, "--clean", "clean.npz").exit_code == 1
     assert torch.equal(torch.get_rng_state(), before)
     assert quick_models[0]["deliveries"][1].model[1].weight.mean() == 1
+
+
+def test_what_is_delivered_finds_no_modules_in_the_working_directory(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries look for optional ones, such as `accelerate`, while they load a model."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "m:x"):
+        pathlib.Path(name).mkdir()
+    pathlib.Path("optional_one.py").touch()
+    for source, found in (("m", False), ("m:x", False), ("a.pt2", False), ("a@nets:mine", True)):
+        with importable(source):
+            assert (importlib.util.find_spec("optional_one") is not None) == found, source
+    assert importlib.util.find_spec("optional_one") is None
 
 
 @pytest.mark.parametrize(

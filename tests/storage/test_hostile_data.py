@@ -264,6 +264,8 @@ def test_pickles_under_other_names_run_nothing(tmp_path, suffix, betraying: byte
         "{'descr': '<f8', 'fortran_order': True, 'shape': (6, 6), }",
         "__import__('os').system('true')",
         "(" * 5000,
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (" + "1" * 60 + "x), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (6 6), }",
     ],
 )
 def test_headers_of_arrays(tmp_path, header: str) -> None:
@@ -313,6 +315,22 @@ def test_members_called_the_same(tmp_path) -> None:
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("labels.npy", npy(LABELS))
     refused(path, "different members")
+
+
+def test_arrays_that_numpy_would_read_instead(tmp_path) -> None:
+    path = npz(tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels", npy(LABELS[::-1].copy()))
+    assert (np.load(path)["labels"] == LABELS[::-1]).all()
+    refused(path, r"\.npy alone")
+
+
+def test_archives_that_are_damaged_in_place(tmp_path) -> None:
+    np.savez(tmp_path / "a.npz", features=np.eye(6), labels=LABELS)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[content.index(np.float64(1).tobytes())] ^= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    refused(tmp_path / "a.npz", "CRC")
 
 
 def test_gzip_bombs_stop_at_the_declared_size(forms, tmp_path, grey) -> None:
@@ -402,6 +420,12 @@ def test_absurd_numbers_of_files(forms, tmp_path, colour, monkeypatch) -> None:
     refused(source, "at most 9 entries")
 
 
+def test_absurd_numbers_of_batches(tmp_path) -> None:
+    for number in range(101):
+        (tmp_path / f"data_batch_{number}.bin").touch()
+    refused(tmp_path, "at most 100 batches")
+
+
 def test_absurd_images(forms, tmp_path, colour, monkeypatch) -> None:
     source = forms.class_folders(tmp_path, *colour)
     bomb = bytearray(forms.png(colour[0][0]))
@@ -458,6 +482,30 @@ def test_images_of_16_bits(tmp_path, forms, colour) -> None:
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     image.write_bytes(content)
     refused(source, "16 bits")
+
+
+def test_16_bits_of_other_formats(tmp_path, forms, colour) -> None:
+    source = pathlib.Path(forms.class_folders(tmp_path, *colour))
+    place = next(source.rglob("*.png"))
+    deep = np.zeros((8, 8, 3), ">u2").tobytes()
+    place.with_suffix(".ppm").write_bytes(b"P6 8 8 65535\n" + deep)
+    refused(source, "16 bits")
+    place.with_suffix(".ppm").unlink()
+    place.with_suffix(".tif").write_bytes(tiff(bits=16, pixels=deep))
+    refused(source, "16 bits")
+
+
+def tiff(*, bits: int, pixels: bytes) -> bytes:
+    """Lay out 8 x 8 pixels of three channels."""
+    shorts = [(256, 8), (257, 8), (259, 1), (262, 2), (277, 3), (278, 8)]
+    entries = {tag: struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in shorts}
+    behind = 8 + 2 + 12 * (len(entries) + 3) + 4
+    entries[258] = struct.pack(">HHII", 258, 3, 3, behind)
+    entries[273] = struct.pack(">HHII", 273, 4, 1, behind + 6)
+    entries[279] = struct.pack(">HHII", 279, 4, 1, len(pixels))
+    table = b"".join(entries[tag] for tag in sorted(entries))
+    start = b"MM" + struct.pack(">HIH", 42, 8, len(entries))
+    return start + table + bytes(4) + struct.pack(">HHH", bits, bits, bits) + pixels
 
 
 def test_images_with_channels_first(tmp_path) -> None:

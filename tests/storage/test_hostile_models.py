@@ -424,7 +424,9 @@ def hugging(path: pathlib.Path, **settings: object) -> str:
         ({"hidden_sizes": [9_000_000, 9_000_000]}, "MB"),
         ({"hidden_sizes": "abc"}, "broken"),
         ({"hidden_sizes": [float("nan")]}, "nan"),
-        ({"architectures": 3}, "broken"),
+        ({"architectures": 3}, "as architectures"),
+        ({"architectures": [5]}, "as architectures"),
+        ({"transformers_weights": "other.safetensors"}, "transformers_weights"),
         ({"architectures": ["ResNetForEverything"]}, "broken|to fit"),
         ({"id2label": [1]}, "broken"),
         ({"to_dict": 3}, "broken|to fit"),
@@ -485,6 +487,44 @@ def test_pickled_weights_in_the_folder_are_not_opened(tmp_path, betraying, marke
     with pytest.raises(RefusedError, match="pickles are not opened"):
         load_model(source)
     assert not marker.exists()
+
+
+def sharded(path: pathlib.Path, shards: dict[str, list[str]], said: dict[str, str]) -> str:
+    """Write weights in several files, and an index that says where they are."""
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    for name, tensors in shards.items():
+        save_file({tensor: torch.ones(1) for tensor in tensors}, path / name)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": said}))
+    return str(path)
+
+
+def test_weights_beside_those_that_transformers_reads(tmp_path) -> None:
+    source = hugging(tmp_path)
+    save_file({"vit.x": torch.ones(1)}, tmp_path / "zz.safetensors")
+    with pytest.raises(RefusedError, match=r"in \['model.safetensors'\] alone"):
+        load_model(source)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(RefusedError, match=r"in \['model.safetensors'\] alone"):
+        load_model(source)
+
+
+@pytest.mark.parametrize(
+    ("shards", "said", "pattern"),
+    [
+        ({"a.safetensors": ["x"]}, {"x": "a.safetensors", "y": "b.safetensors"}, "alone"),
+        ({"a.safetensors": ["x"], "b.safetensors": ["y"]}, {"x": "a.safetensors"}, "alone"),
+        ({"a.safetensors": ["x"], "model.safetensors": ["y"]}, {"x": "a.safetensors"}, "alone"),
+        ({"a.safetensors": ["x", "y"]}, {"x": "a.safetensors"}, "what .* says"),
+        ({"a.safetensors": ["x"]}, {"x": ["a.safetensors"]}, "weight_map"),
+        ({"a.safetensors": ["x"]}, {"x": "../a.safetensors"}, "alone"),
+        ({"a.safetensors": ["x"]}, {"x": "a.safetensors"}, "to fit"),
+    ],
+)
+def test_indices_that_lie(
+    tmp_path, shards: dict[str, list[str]], said: dict[str, str], pattern: str
+) -> None:
+    with pytest.raises(InputError, match=pattern):
+        load_model(sharded(tmp_path, shards, said))
 
 
 def test_adapters_and_links_are_refused(tmp_path) -> None:

@@ -161,7 +161,7 @@ def _code(model: str) -> str | None:
     """Find the folder or the file that decides the network; None where there is none."""
     if pathlib.Path(model).is_dir():
         return model
-    with importable(), contextlib.suppress(ImportError, ValueError):
+    with importable(model), contextlib.suppress(ImportError, ValueError):
         found = importlib.util.find_spec(model.partition(":")[0])
         if found is not None and found.origin and pathlib.Path(found.origin).is_file():
             return found.origin
@@ -171,7 +171,7 @@ def _code(model: str) -> str | None:
 def _network(job: DatasetJob, data: Samples) -> Callable[[], nn.Module] | None:
     if job.model is None:
         return None
-    with importable():
+    with importable(job.model):
         make = load_factory(job.model)
     shape = data.inputs.shape[1:]
     if not data.is_image:

@@ -254,7 +254,7 @@ def loaded_model(
     """Load a model; a factory may draw weights, which are then replaced."""
     known |= {"channels": images.shape[1], "size": job.size or images.shape[-1]}
     seed = child(Seed(job.seed), "load", source)
-    with importable(), isolated(seed, torch.device("cpu")):
+    with importable(source), isolated(seed, torch.device("cpu")):
         return load_model(source, encoder=encoder, **known)
 
 

@@ -163,13 +163,21 @@ def job_of(kind: type[_J], settings: Mapping[str, Any]) -> _J:
 
 
 @contextlib.contextmanager
-def importable() -> Iterator[None]:
-    """Let modules of the working directory be imported, after all that are installed."""
-    sys.path.append(str(pathlib.Path.cwd()))
+def importable(source: str) -> Iterator[None]:
+    """Let a factory be imported from the working directory, after all that is installed.
+
+    Only a factory, which is code of the user. While anything else is loaded, libraries look for
+    optional ones by name, and files of these names may have been delivered there.
+    """
+    place = str(pathlib.Path.cwd())
+    if ":" not in source or pathlib.Path(source).exists() or place in sys.path:
+        yield
+        return
+    sys.path.append(place)
     try:
         yield
     finally:
-        sys.path.pop()
+        sys.path.remove(place)
 
 
 def preprocess(

@@ -13,6 +13,7 @@ from .found import Found, Reading, chosen, kept_records
 from .rows import FileRows, OpenFile, Stretch
 
 _RECORD = 3073
+_MOST = 100  # batches, which are open at once; as published there are five
 _NAMES = "batches.meta.txt"
 
 
@@ -65,6 +66,8 @@ def _wanted(path: pathlib.Path, split: str | None) -> list[str]:
     names = _batches(path, split or "train")
     if not names:
         raise UsageError(f"expected {split or 'train'} batches in {path}, got none")
+    if len(names) > _MOST:
+        raise RefusedError(f"expected at most {_MOST} batches in {path}, got {len(names)}")
     return names
 
 

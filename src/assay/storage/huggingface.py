@@ -27,9 +27,19 @@ _MAX_REPEATS = 1_000
 _MAX_SIDE = 2048  # pixels that a model may want
 _REPEATED = ("layer", "depth", "block", "repeats", "stages", "experts")
 _SIZES = ("_size", "_size_per_layer_input", "_theta", "_channel", "_channels")
-_LOADING = ("auto_map", "implementation", "quantization", "backbone", "use_kernels", "gguf")
+_LOADING = (
+    "auto_map",
+    "implementation",
+    "quantization",
+    "backbone",
+    "use_kernels",
+    "gguf",
+    "transformers_weights",
+)
 _FOREIGN_TYPES = frozenset({"timm_wrapper", "timm_backbone"})
 _PROCESSOR = "preprocessor_config.json"
+_SINGLE = "model.safetensors"
+_INDEX = f"{_SINGLE}.index.json"
 _KEPT = ("config.json", _PROCESSOR, "processor_config.json")
 _TASKS = ("ForImageClassification", "ForSequenceClassification", "ForCausalLM")
 _HEADED = "LMHeadModel"
@@ -242,6 +252,9 @@ def _config(path: pathlib.Path) -> "PretrainedConfig":
     if "adapter_config.json" in files:
         raise RefusedError(f"expected a whole model, got an adapter: {path}")
     said = _json(path / "config.json")
+    named = said.get("architectures") or []
+    if not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise RefusedError(f"expected names of classes as architectures in {path}, got {named!r}")
     with refusing(path / "config.json"):
         _check_settings(said, path)
     return _made(said, path)
@@ -357,21 +370,48 @@ def _filled(
 
 
 def _weights(path: pathlib.Path, max_mb: int) -> dict[str, Tensor]:
+    """Read the tensors that transformers would load, from the files that it would read.
+
+    Other weights beside them are refused: names that differ by a prefix load into one parameter,
+    and then the audited model would not be the one that its user gets.
+    """
     _, files = listing(path, path)
-    parts = [name for name in files if name.endswith(".safetensors")]
-    if not parts:
+    found = [name for name in files if name.endswith(".safetensors")]
+    if not found:
         raise RefusedError(
             f"expected weights as .safetensors in {path}, got {files}; pickles are not opened"
         )
-    if sum((path / name).stat().st_size for name in parts) > max_mb * 2**20:
+    wanted = _shards(path) if _INDEX in files else {_SINGLE: None}
+    if found != sorted(wanted):
+        raise RefusedError(
+            f"expected the weights of {path} in {sorted(wanted)} alone, which transformers reads, "
+            f"got {found}: take out what does not belong to the model"
+        )
+    if sum((path / name).stat().st_size for name in found) > max_mb * 2**20:
         raise RefusedError(f"expected at most {max_mb} MB of weights in {path}; raise the bound")
     weights: dict[str, Tensor] = {}
-    for name in parts:
+    for name, held in wanted.items():
         part = read_weights(path / name, max_mb=max_mb)
-        if weights.keys() & part.keys():
-            raise RefusedError(f"expected every tensor once in {path}, got some twice")
+        if held is not None and held != part.keys():
+            raise RefusedError(
+                f"expected {path / name} to hold what {_INDEX} says, got other tensors: save the "
+                "model again"
+            )
         weights |= part
     return weights
+
+
+def _shards(path: pathlib.Path) -> dict[str, set[str] | None]:
+    """Say which tensors each file holds, by the index; refused beside a file with all of them."""
+    said = _json(path / _INDEX).get("weight_map")
+    if not isinstance(said, dict) or not all(isinstance(name, str) for name in said.values()):
+        raise RefusedError(f"expected a weight_map with a file for every tensor in {path / _INDEX}")
+    held: dict[str, set[str] | None] = {name: set() for name in said.values()}
+    for tensor, name in said.items():
+        own = held[name]
+        assert own is not None
+        own.add(tensor)
+    return held
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PpmImagePlugin, TiffImagePlugin
 
 from assay.errors import InputError, RefusedError
 
@@ -85,10 +85,21 @@ def _opened(name: str, content: bytes) -> Image.Image:
     with refusing(f"image {name}", Image.DecompressionBombError), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes are checked here, below Pillow's own bound
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
-    wide = content.startswith(_PNG) and content[24:25] == b"\x10"  # bits of a channel
+    wide = _is_wide(image, content)
     if image.width * image.height > MAX_PIXELS or image.mode not in _GREY | _COLOUR or wide:
         raise RefusedError(
             f"expected images of at most {MAX_PIXELS} pixels with 8 bits a channel, "
             f"got {image.width}x{image.height} {image.mode}{wide * ' of 16 bits'}: {name}"
         )
     return image
+
+
+def _is_wide(image: Image.Image, content: bytes) -> bool:
+    """Tell whether channels have 16 bits, which Pillow would cut to 8 in silence."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))
+        return any(count > 8 for count in bits)
+    if isinstance(image, PpmImagePlugin.PpmImageFile):
+        args = image.tile[0].args
+        return isinstance(args, tuple) and isinstance(args[-1], int) and args[-1] > 255
+    return content.startswith(_PNG) and content[24:25] == b"\x10"

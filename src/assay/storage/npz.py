@@ -23,7 +23,7 @@ from .zips import members, stored_at
 
 _HEADER = re.compile(
     rb"\s*\{\s*'descr':\s*'([<>|=][biufcSUmMV]\d+(?:\[\w+\])?)',\s*'fortran_order':\s*(True|False),"
-    rb"\s*'shape':\s*\(((?:\d{1,18},?\s*)*)\),?\s*\}\s*"
+    rb"\s*'shape':\s*\(((?:\d{1,18},\s*)*(?:\d{1,18})?)\),?\s*\}\s*"
 )
 _KINDS = {"iu": "an integer type", "U": "texts"}  # of numpy
 _MAX_HEADER = 10_000
@@ -65,7 +65,7 @@ def read(path: pathlib.Path, how: Reading) -> Found:
 
 def read_inputs(path: pathlib.Path, how: Reading) -> FileRows:
     """Read the images, or the features where there are none."""
-    infos = members(path, how.max_mb)
+    infos = _members(path, how.max_mb)
     with zipfile.ZipFile(path) as archive:
         arrays = {name: _declared(archive, info) for name, info in infos.items()}
         name = "images.npy" if "images.npy" in arrays else "features.npy"
@@ -82,6 +82,7 @@ def read_inputs(path: pathlib.Path, how: Reading) -> FileRows:
             file = OpenFile.at(path)
             data = array.shape[0] * array.row_bytes
             start = stored_at(file, info) + info.file_size - data
+            _check_sum(archive, info)
             stretch = Stretch(file=file, offset=start, count=array.shape[0])
             return FileRows(stretches=(stretch,), stored=array.dtype, row=row, channels_last=last)
         with archive.open(info) as stream:
@@ -100,7 +101,7 @@ def write(
 ) -> None:
     """Write an archive with the kept rows of every array that has one row a sample."""
     most = Reading().max_mb
-    infos = members(path, most)
+    infos = _members(path, most)
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "x") as target:
         arrays = {name: _declared(source, info) for name, info in infos.items()}
         count = len(_column(source, "labels", "iu", most * 2**20))
@@ -127,6 +128,25 @@ def _filtered(
         yield from blocks(stream, math.prod(array.shape) * array.dtype.itemsize, path)
     elif array.row_bytes:
         yield from kept_records(stream, array.row_bytes, array.shape[0], rows, path)
+
+
+def _members(path: pathlib.Path, max_mb: int) -> dict[str, zipfile.ZipInfo]:
+    """List the arrays; of `labels` and `labels.npy`, numpy would read the first as `labels`."""
+    infos = members(path, max_mb)
+    others = [name for name in infos if not name.endswith(".npy")]
+    if others:
+        raise RefusedError(
+            f"expected members that end in .npy alone in {path}, as numpy.savez writes them, got "
+            f"{others[:3]}: save the arrays again"
+        )
+    return infos
+
+
+def _check_sum(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Read a member that is stored as it is to the end, where its check sum is compared."""
+    with archive.open(info) as stream:
+        for _ in blocks(stream, info.file_size, archive.filename):
+            pass
 
 
 def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
