@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from assay.audits.models.conclusion import adjusted, findings, with_verdicts
+from assay.audits.models.conclusion import adjusted, findings, with_verdicts, without_numbers
 from assay.audits.models.language import TextDecision
 from assay.records import record
 from assay.results import Verdict
@@ -67,3 +67,12 @@ def test_doubt_comes_from_triggers_that_do_not_work_and_from_a_model_alone() -> 
     assert not doubt(1.0, 0.2, 0.04)
     assert "none that leads" in doubt(1.0, 0.01, 1.0)
     assert "a word leads it" in doubt(1.0, 0.2, 0.02)
+
+
+def test_the_model_that_answers_nan_is_named() -> None:
+    names = ("a", "b", "c")
+    assert [without_numbers(i, names, (True, True, True)) for i in range(3)] == [""] * 3
+    said = [without_numbers(i, names, (True, False, True)) for i in range(3)]
+    assert said[1].startswith("it answers NaN")
+    assert said[0] == said[2]
+    assert said[0].startswith("'b' answers NaN")

@@ -49,6 +49,27 @@ def with_verdicts(results: Sequence[_J], alpha: float) -> tuple[_J, ...]:
     return tuple(map(judged, results, adjusted(results)))
 
 
+def without_numbers(model: int, names: Sequence[str], sound: Sequence[bool]) -> str:
+    """Say why a model cannot be judged where one answers NaN or infinity under triggers.
+
+    What was searched beside such a model says nothing of the others.
+
+    Args:
+        model: the place of the one in question.
+        names: of all models.
+        sound: whether each answered with finite numbers.
+
+    Returns:
+        A reason, or nothing where all are sound.
+    """
+    wrong = [name for name, is_sound in zip(names, sound, strict=True) if not is_sound]
+    if not wrong:
+        return ""
+    if not sound[model]:
+        return "it answers NaN or infinity under triggers"
+    return f"{wrong[0]!r} answers NaN or infinity under triggers: audit the others without it"
+
+
 def findings(
     results: Sequence[Judged],
     *,

@@ -31,3 +31,4 @@ def test_few_prompts_or_broken_answers_judge_nobody() -> None:
     assert "32 different prompts" in TextPreflight().unfit([said(8.0)], 0, prompts=31)
     broken = TextSaid(first=torch.full((40, 100), torch.nan), perplexity=10.0)
     assert "NaN" in TextPreflight().unfit([broken, said(8.0)], 0, prompts=40)
+    assert "as another" in TextPreflight().unfit([said(8.0), said(8.0)], 0, prompts=40)

@@ -31,10 +31,11 @@ def test_reliance_is_0_where_all_pictures_get_one_answer_and_grows_with_their_nu
         (said(first=5), True, "another task"),
         (said() * torch.nan, True, "NaN"),
         (said(), False, "nothing can be searched"),
+        (said(sure=0.8), True, "as another"),
     ],
 )
 def test_reasons(own: torch.Tensor, has_gradient: bool, reason: str) -> None:
-    everyone = [own, said(pictures=len(own))]
+    everyone = [own, said(pictures=len(own), sure=0.8)]
     found = VisionTextPreflight().unfit(everyone, 0, has_gradient=has_gradient)
     assert (reason in found) if reason else not found
 

@@ -11,6 +11,7 @@ from .found import TextRecovered as TextRecovered
 from .found import TextResult as TextResult
 from .found import Tokenizer as Tokenizer
 from .preflight import TextPreflight as TextPreflight
+from .preflight import copied as copied
 from .preflight import differing as differing
 from .preflight import overlap as overlap
 from .preflight import texts_of as texts_of

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from assay.audits.models.conclusion import findings, with_verdicts
+from assay.audits.models.conclusion import findings, with_verdicts, without_numbers
 from assay.audits.models.respond import FAILURES
 from assay.errors import InputError
 from assay.randomness import Seed, child, isolated
@@ -240,8 +240,10 @@ def _judged(  # noqa: PLR0917
 ) -> TextResult:
     """Judge one model; p-values are not yet corrected over the models."""
     own, decision = deliveries[fit[model]], settings.decision
-    if not (found.rises.isfinite().all() and found.alone.isfinite().all()):
-        return _unjudged(own.name, math.nan, "a model answers NaN or infinity under triggers")
+    names = [deliveries[place].name for place in fit]
+    sound = found.rises.isfinite().all(2).all(0) & found.alone.isfinite().all(1)
+    if wrong := without_numbers(model, names, sound.tolist()):
+        return _unjudged(own.name, math.nan, wrong)
     standing = decision.standing(found, model)
     threshold = decision.threshold(alpha, len(found.targets), models=len(deliveries))
     corrected, works = decision.corrected(standing.p_values), decision.works(found, model)

@@ -11,6 +11,8 @@ from assay.records import record
 
 from .found import Tokenizer
 
+_SAME = 0.9999  # overlap of answers from which on two deliveries are one model
+
 
 @record
 class TextSaid:
@@ -54,6 +56,8 @@ class TextPreflight:
             return "its answers to clean prompts are hardly better than a guess: it is untrained"
         others = [said for place, said in enumerate(everyone) if place != model]
         others = [said for said in others if said.first.isfinite().all()]
+        if same := copied(own.first, [said.first for said in others]):
+            return same
         return self._other_task(own, others) if others else ""
 
     def _other_task(self, own: TextSaid, others: Sequence[TextSaid]) -> str:
@@ -76,6 +80,16 @@ def overlap(
 ) -> float:
     """Overlap of two models' distributions of the first token, mean over inputs, in [0, 1]."""
     return torch.minimum(first, second).sum(1).mean().item()
+
+
+def copied(own: Tensor, others: Sequence[Tensor]) -> str:
+    """Say that a model answers as another one does, both with probabilities, or nothing."""
+    if any(overlap(own, said) >= _SAME for said in others):
+        return (
+            "it answers as another delivery does: a model shows nothing beside itself; compare it "
+            "with one of another training"
+        )
+    return ""
 
 
 def texts_of(tokenizer: Tokenizer) -> tuple[frozenset[int], list[str]]:

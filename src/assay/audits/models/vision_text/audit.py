@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from assay.audits.models.conclusion import findings, with_verdicts
+from assay.audits.models.conclusion import findings, with_verdicts, without_numbers
 from assay.audits.models.language import TextDecision, differing, texts_of
 from assay.audits.models.respond import follows
 from assay.audits.models.survey import images_at_once
@@ -247,9 +247,11 @@ def _judged(
 ) -> VisionTextResult:
     """Judge one model; p-values are not yet corrected over the models."""
     found, decision = context.found, settings.decision
-    name = context.models[context.fit[model]].delivery.name
-    if not (found.rises.isfinite().all() and found.success.isfinite().all()):
-        return _unjudged(name, "a model answers NaN or infinity under triggers")
+    names = [context.models[place].delivery.name for place in context.fit]
+    name = names[model]
+    sound = (found.rises.isfinite() & found.success.isfinite()).all(2).all(0)
+    if wrong := without_numbers(model, names, sound.tolist()):
+        return _unjudged(name, wrong)
     standing = decision.standing(found, model)
     corrected = decision.corrected(standing.p_values, asked=found.asked)
     works = decision.works(found, model)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from assay.audits.models.language import overlap
+from assay.audits.models.language import copied, overlap
 from assay.records import record
 
 Said = Float[Tensor, "images vocabulary"]
@@ -46,13 +46,16 @@ class VisionTextPreflight:
         if not has_gradient:
             return "its answers do not follow small changes of a picture: nothing can be searched"
         others = [said for place, said in enumerate(everyone) if place != model]
-        alike = max((overlap(own, said) for said in others if said.isfinite().all()), default=1.0)
+        return self._beside(own, [said for said in others if said.isfinite().all()])
+
+    def _beside(self, own: Said, others: Sequence[Said]) -> str:
+        alike = max((overlap(own, said) for said in others), default=1.0)
         if alike < self.least_alike:
             return (
                 f"its answers to clean pictures overlap with those of the others by {alike:.0%} "
                 "only: it seems to be of another task, or the pictures or the prompt are"
             )
-        return ""
+        return copied(own, others)
 
 
 def reliance(said: Said) -> float:
