@@ -299,7 +299,136 @@ def test_arithmetic_of_anything_but_sizes(attacked, inputs: list[dict]) -> None:
         load_model(str(path)).model(IMAGES)
 
 
-@pytest.mark.parametrize("name", ["forward", "_nodes.x", "../x", "a b", "__class__.x"])
+FLOATS = [given("value", as_float=1.0), {"name": "dtype", "kind": 2, "arg": {"as_scalar_type": 7}}]
+CPU = {"name": "device", "kind": 2, "arg": {"as_device": {"type": "cpu", "index": None}}}
+IMAGE = given("self", as_tensor={"name": "input"})
+FIRST = [{"as_tensor": {"name": "first"}}]
+TABLE = ("torch.ops.aten.ones.default", [given("size", as_ints=[3_000_000, 1])], FIRST)
+
+
+def aten(operator: str, *inputs: dict) -> tuple[str, list[dict], list[dict]]:
+    return (f"torch.ops.aten.{operator}", list(inputs), [TENSOR])
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [aten("ones.default", given("size", as_ints=[10**13]))],
+        [aten("ones.default", given("size", as_ints=[10**13]), CPU)],
+        [aten("full.default", given("size", as_ints=[2**40, 9]), *FLOATS, CPU)],
+        [aten("eye.default", given("n", as_int=10**7), CPU)],
+        [aten("arange.default", given("end", as_int=10**13), CPU)],
+        [aten("new_zeros.default", IMAGE, given("size", as_ints=[10**13]))],
+        [aten("repeat.default", IMAGE, given("repeats", as_ints=[10**11, 1, 1, 1]))],
+        [aten("constant_pad_nd.default", IMAGE, given("pad", as_ints=[0, 10**11]))],
+        [aten("upsample_nearest2d.default", IMAGE, given("output_size", as_ints=[10**7, 10**7]))],
+        [TABLE, aten("expand.default", given("self", **FIRST[0]), given("", as_ints=[-1, 10**7]))],
+        [
+            TABLE,
+            aten("t.default", given("self", **FIRST[0])),
+            aten("mul.Tensor", given("self", **FIRST[0]), given("other", **TENSOR)),
+        ],
+        [
+            TABLE,
+            aten("t.default", given("self", **FIRST[0])),
+            aten(
+                "einsum.default",
+                given("", as_string="ab,bc"),
+                given("", as_tensors=[FIRST[0]["as_tensor"], TENSOR["as_tensor"]]),
+            ),
+        ],
+    ],
+    ids=lambda calls: calls[-1][0],
+)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_operators_that_would_fill_the_memory(attacked, calls: list, gradients: bool) -> None:
+    model = load_model(str(attacked(put_first(*calls)))).model
+    with torch.set_grad_enabled(gradients), pytest.raises(RefusedError, match="fill the memory"):
+        model(IMAGES)
+
+
+def made_of(count: int) -> list[tuple[str, list[dict], list[dict]]]:
+    """Calls that make `count` tensors of 40 MB each."""
+    size = given("size", as_ints=[10_000_000])
+    return [
+        ("torch.ops.aten.ones.default", [size], [{"as_tensor": {"name": f"large_{row}"}}])
+        for row in range(count)
+    ]
+
+
+def test_values_that_fill_the_memory_together(attacked) -> None:
+    names = [{"name": f"large_{row}"} for row in range(20)]
+    first = [given("tensors", as_tensors=[{"name": f"one_{row}"} for row in range(20)])]
+    views = [
+        (
+            "torch.ops.aten.slice.Tensor",
+            [given("self", as_tensor=name), *(given("", as_int=n) for n in (0, 0, 1))],
+            [{"as_tensor": {"name": f"one_{row}"}}],
+        )
+        for row, name in enumerate(names)
+    ]
+    makes = [call for pair in zip(made_of(20), views, strict=True) for call in pair]
+    together = aten("cat.default", *first)
+    model = load_model(str(attacked(put_first(*makes, together)))).model
+    with torch.no_grad(), pytest.raises(RefusedError, match="fill the memory"):
+        model(IMAGES)
+
+
+def test_values_that_hide_tensors(attacked) -> None:
+    hidden = ("torch.ops.aten.var_mean.default", [IMAGE], FIRST)
+    stacked = aten("stack.default", given("tensors", **FIRST[0]))
+    model = load_model(str(attacked(put_first(hidden, stacked)))).model
+    with pytest.raises(RefusedError, match="of tensors and sizes, got tuple"):
+        model(IMAGES)
+
+
+def test_values_go_after_their_last_use(attacked) -> None:
+    model = load_model(str(attacked(put_first(*made_of(20))))).model
+    with torch.no_grad():
+        assert model(IMAGES).shape == (2, 2)
+
+
+def test_a_mask_counts_as_if_it_kept_everything(attacked) -> None:
+    mask = aten("gt.Scalar", IMAGE, given("other", as_int=0))
+    kept = aten("index.Tensor", IMAGE, given("indices", as_optional_tensors=[TENSOR]))
+    model = load_model(str(attacked(put_first(mask, kept)))).model
+    assert model(IMAGES).shape == (2, 2)
+
+
+def test_networks_that_are_wide(attacked) -> None:
+    """ResNet-50 makes 1.6 GB of 512 images; here are the sizes alone."""
+    wide = nn.Sequential(
+        *(nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+        *(nn.Conv2d(64, 256, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 2)),
+    ).eval()
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(wide, (torch.zeros(2, 3, 224, 224),), dynamic_shapes=shapes)
+    path = attacked()
+    torch.export.save(program, path)
+    model = load_model(str(path)).model.to("meta")
+    with torch.no_grad():
+        assert model(torch.empty(512, 3, 224, 224, device="meta")).shape == (512, 2)
+
+
+def test_a_member_with_many_names(attacked) -> None:
+    """Tensors that share a member are views of it, and count against the bound."""
+
+    def change(said: dict) -> None:
+        entry = said["config"]["3.weight"]
+        for row in range(2_000):
+            meta = {**entry["tensor_meta"], "sizes": [{"as_int": 144}, {"as_int": 2}]}
+            meta["strides"] = [{"as_int": 2}, {"as_int": 1}]
+            said["config"][f"more_{row}"] = {**entry, "tensor_meta": {**meta, "note": row}}
+
+    path = attacked(change, "m/data/weights/model_weights_config.json")
+    assert load_model(str(path)).model(IMAGES).shape == (2, 2)
+    with pytest.raises(RefusedError, match="at most 2 MB of weights"):
+        load_model(str(path), max_mb=2)
+
+
+@pytest.mark.parametrize(
+    "name", ["forward", "_nodes.x", "../x", "a b", "__class__.x", ".".join(["a"] * 3_000)]
+)
 def test_weights_called_like_parts_of_the_module(attacked, name: str) -> None:
     path = attacked(
         lambda said: said["config"].update({name: said["config"]["0.weight"]}),
@@ -345,6 +474,8 @@ def test_pickles_in_archives_run_nothing(attacked, betraying: bytes, marker) -> 
         {"storage_offset": {"as_int": 10**9}},
         {"dtype": 99},
         {"sizes": [{"as_expr": {"expr_str": "1"}}]},
+        {"sizes": [{"as_int": n} for n in (0, 2**39, 2**39)], "strides": [{"as_int": 1}] * 3},
+        {"sizes": [{"as_int": 1}] * 65, "strides": [{"as_int": 1}] * 65},
     ],
 )
 def test_tensors_of_archives_that_lie(attacked, meta: dict) -> None:
@@ -371,6 +502,39 @@ def test_truncated_archives(attacked) -> None:
         path.write_bytes(content[:end])
         with pytest.raises(RefusedError):
             load_model(str(path))
+
+
+# safetensors
+
+
+def headed(path: pathlib.Path, **tensors: dict) -> pathlib.Path:
+    """Write a safetensors file with a header that may lie, and 8 bytes of content."""
+    header = json.dumps(tensors).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    return path
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [int("9" * 4_000)] * 100, "data_offsets": [0, 8]},
+        {"shape": [2**48, 0], "data_offsets": [0, 0]},
+        {"shape": [0, 2**40, 2**40], "data_offsets": [0, 0]},
+        {"shape": [1] * 65, "data_offsets": [0, 4]},
+        {"shape": [1], "data_offsets": [2**64, 2**64 + 4]},
+        {"shape": [-1], "data_offsets": [4, 0]},
+    ],
+    ids=lambda entry: f"{entry!s:.20}",
+)
+def test_headers_with_sizes_of_no_tensor(tmp_path, entry: dict) -> None:
+    path = headed(tmp_path / "w.safetensors", weight={"dtype": "F32", **entry})
+    refused(path, r"at most 64 sizes, .*'weight'")
+
+
+def test_headers_that_name_the_same_bytes_often(tmp_path) -> None:
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    path = headed(tmp_path / "w.safetensors", **{f"w_{row}": entry for row in range(100)})
+    refused(path, "share no bytes")
 
 
 # Hugging Face folders

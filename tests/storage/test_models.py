@@ -83,6 +83,34 @@ def test_exported_networks_have_gradients_and_copies(archive, trained) -> None:
     assert model.get_parameter("head.weight").grad.abs().sum() > 0
 
 
+class Tied(nn.Module):
+    """Two names for one weight, and two buffers that share memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(8, 8, bias=False) for _ in range(2))
+        self.second.weight = self.first.weight
+        table = torch.arange(160.0).reshape(20, 8) / 160
+        self.register_buffer("table", table)
+        self.register_buffer("high", table[10:])
+
+    def forward(self, features: Tensor) -> Tensor:
+        said = self.second(self.first(features).relu())
+        return torch.cat([said @ self.table.t(), said @ self.high.t()], 1)
+
+
+def test_exported_networks_with_shared_weights(tmp_path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        tied, features = Tied().eval(), torch.rand(3, 8)
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(tied, (features,), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "m.pt2")
+    loaded = load_model(f"{tmp_path}/m.pt2").model
+    assert torch.equal(loaded(features), tied(features))
+    assert loaded.first.weight is loaded.second.weight
+    assert loaded.high.data_ptr() == loaded.table[10:].data_ptr()
+
+
 def test_exported_networks_need_a_free_batch_size(trained, tmp_path) -> None:
     torch.export.save(torch.export.export(trained, (IMAGES,)), tmp_path / "m.pt2")
     with pytest.raises(InputError, match="dynamic_shapes"):

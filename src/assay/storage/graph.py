@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from assay.errors import InputError, RefusedError
 from assay.records import record
 
+from .memory import Held, bytes_made, most_held
+
 _OPERATORS = """
 _adaptive_avg_pool2d _assert_scalar _assert_tensor_metadata _log_softmax
 _native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy _unsafe_view abs
@@ -37,6 +39,8 @@ _SAFE = frozenset(_OPERATORS.split())
 """Operators of `torch.ops.aten` that compute, and touch neither files nor foreign memory."""
 
 _LARGEST = 2**63  # sizes are smaller
+_MAX_PARTS = 32
+"""How many parts the name of a weight may have: each is a module in the one before."""
 
 
 def _on_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +84,9 @@ _FORMATS = {
 
 _DEVICE = "the device of the input"
 
+_MAX_KNOWN = 16
+"""For how many sizes of batches a program remembers what its nodes need."""
+
 _EVALUATING = {"train": False, "training": False, "dropout_p": 0.0}
 """What these arguments of operators are in evaluation mode."""
 
@@ -100,17 +107,27 @@ class _Node:
     kwargs: Mapping[str, Any]
     outputs: tuple[dict[str, Any], ...]
 
+    def run(self, values: dict[str, Any]) -> Any:
+        """Call the operator with values in the places of their names."""
+        return self.call(*_filled(list(self.args), values), **_filled(dict(self.kwargs), values))
+
+    @property
+    def used(self) -> frozenset[str]:
+        """Names of the values that it takes."""
+        return frozenset(_used((self.args, self.kwargs)))
+
 
 class Program(nn.Module):
     """An exported network, with its parameters and buffers under their old names.
 
-    It behaves as it did when it was exported: `train` and `eval` change nothing.
+    It behaves as it did when it was exported: `train` and `eval` change nothing. A run may hold as
+    much memory as `most_held` says, and values go after their last use.
 
     Raises:
         InputError: the graph uses an operator that is not on the list, was exported in training
             mode, or has more than one input or output.
         RefusedError: a weight is called like a part of `nn.Module`; in a call, the graph changes
-            its weights, as one that counts its calls would.
+            its weights, as one that counts its calls would, or would fill the memory.
     """
 
     def __init__(
@@ -125,6 +142,9 @@ class Program(nn.Module):
         self._output = _output(signature)
         self._places = _stored(signature)
         self._check()
+        self._used = [sorted(node.used) for node in self._nodes]
+        self._last = self._last_uses()
+        self._needed: dict[tuple[object, ...], int] = {}
         for name in self._places.values():
             _place(self, name, tensors[name])
 
@@ -132,12 +152,31 @@ class Program(nn.Module):
         """Check that every value is computed before it is used."""
         known = {_DEVICE, self._given, *self._places}
         for node in self._nodes:
-            missing = set(_used((node.args, node.kwargs))) - known
+            missing = node.used - known
             if missing:
                 raise RefusedError(f"expected a graph in order, got {sorted(missing)} before use")
             known.update(_made(node.outputs))
         if self._output not in known:
             raise RefusedError(f"expected a graph that computes its output {self._output!r}")
+
+    def _last_uses(self) -> list[list[str]]:
+        """Names of the values that no node after this one takes, for each node."""
+        kept, last = {_DEVICE, self._output}, []
+        for node in reversed(self._nodes):
+            gone = (node.used | set(_made(node.outputs))) - kept
+            kept |= gone
+            last.append(sorted(gone))
+        return last[::-1]
+
+    def _needs(self, index: int, values: dict[str, Any]) -> int:
+        """Bytes that a node will make; computed once for the sizes of what it takes."""
+        used = {name: values[name] for name in self._used[index]}
+        key = (index, *map(_likeness, used.values()))
+        if key not in self._needed:
+            if len(self._needed) > _MAX_KNOWN * len(self._nodes):
+                self._needed.clear()
+            self._needed[key] = bytes_made(self._nodes[index].run, used)
+        return self._needed[key]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run the graph on a batch."""
@@ -145,9 +184,14 @@ class Program(nn.Module):
         stored = {short: operator.attrgetter(name)(self) for short, name in self._places.items()}
         values |= stored
         before = [value._version for value in stored.values()]  # noqa: SLF001
-        for node in self._nodes:
-            args, kwargs = _filled(list(node.args), values), _filled(dict(node.kwargs), values)
-            _keep(node.outputs, node.call(*args, **kwargs), values)
+        held = Held(most_held(inputs, sum(value.nbytes for value in stored.values())))
+        for index, node in enumerate(self._nodes):
+            held.check(self._needs(index, values))
+            _keep(node.outputs, node.run(values), values)
+            for name in _made(node.outputs):
+                held.add(values.get(name))
+            for name in self._last[index]:
+                values.pop(name, None)
         if before != [value._version for value in stored.values()]:  # noqa: SLF001
             raise RefusedError("expected a graph that leaves its weights as they are")
         return values[self._output]
@@ -186,12 +230,17 @@ def _stored(signature: dict[str, Any]) -> dict[str, str]:
 def _place(root: nn.Module, name: str, value: nn.Parameter | Tensor) -> None:
     """Register a tensor under a dotted name, with the modules that the name needs."""
     parts, module = name.split("."), root
-    if not all(part.isidentifier() or part.isdecimal() for part in parts):
-        raise RefusedError(f"expected plain names of weights, got {name!r}")
+    plain = all(part.isidentifier() or part.isdecimal() for part in parts)
+    if not plain or len(parts) > _MAX_PARTS:
+        raise RefusedError(
+            f"expected plain names of weights, of at most {_MAX_PARTS} parts, got {name!r:.200}"
+        )
     for part in parts[:-1]:
-        if part not in dict(module.named_children()):
-            module.add_module(part, nn.Module())
-        module = module.get_submodule(part)
+        child = getattr(module, part, None)
+        if not isinstance(child, nn.Module):
+            child = nn.Module()
+            module.add_module(part, child)
+        module = child
     if isinstance(value, nn.Parameter):
         module.register_parameter(parts[-1], value)
     else:
@@ -295,6 +344,13 @@ def _made(outputs: tuple[dict[str, Any], ...]) -> Iterator[str]:
             yield from (one["name"] for one in said)
         elif kind in {"as_tensor", "as_sym_int", "as_sym_bool"}:
             yield said["name" if kind == "as_tensor" else "as_name"]
+
+
+def _likeness(value: Any) -> object:
+    """What decides how much memory an operator needs for a value."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape, value.stride()
+    return value
 
 
 def _filled(argument: Any, values: dict[str, Any]) -> Any:

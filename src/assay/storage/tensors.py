@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from .found import Found, Reading, blocks, chosen, image_row, kept_records
 from .rows import FileRows, OpenFile, Stretch
 
 _MAX_HEADER = 2**25
+_MAX_AXES = 64  # as many as torch computes with
+_MAX_SIZE = 2**48
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -82,13 +85,35 @@ def declared(file: OpenFile) -> dict[str, Declared]:
             raise RefusedError(
                 f"{file.name} is truncated: tensor {tensor.name} {tensor.shape} ends after the file"
             )
+    total, room = sum(tensor.size for tensor in found.values()), file.size - 8 - length
+    if total > room:
+        raise RefusedError(
+            f"expected tensors that share no bytes in {file.name}, got {total} bytes of them in "
+            f"{room}; write the file with safetensors"
+        )
     return found
+
+
+def possible(sizes: Collection[Any]) -> bool:
+    """Tell whether a tensor can have these sizes, at a cost that they cannot drive up.
+
+    No product is taken of more or larger integers than tensors have: that of a few thousand digits
+    each takes minutes. Axes without elements count as one, as they do in the strides of torch.
+    """
+    return (
+        len(sizes) <= _MAX_AXES
+        and all(type(size) is int and 0 <= size < _MAX_SIZE for size in sizes)
+        and math.prod(size or 1 for size in sizes) < _MAX_SIZE
+    )
 
 
 def _tensor(name: str, entry: dict[str, Any], base: int) -> Declared:
     shape, (begin, end) = entry["shape"], entry["data_offsets"]
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise RefusedError(f"expected sizes that are not negative for tensor {name}, got {entry}")
+    if not (possible(shape) and possible([begin]) and possible([end])):
+        raise RefusedError(
+            f"expected at most {_MAX_AXES} sizes, and offsets, that are not negative and below "
+            f"2**48 for tensor {name!r:.100}, got {entry!s:.200}"
+        )
     if not name.isprintable() or entry["dtype"] not in _TYPES:
         raise RefusedError(
             f"expected tensors of {sorted(_TYPES)}, got {name!r} of {entry['dtype']}"
