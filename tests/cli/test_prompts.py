@@ -1,20 +1,25 @@
 """`assay prompts`: real audits of prompts that the test tunes for the zoo's small CLIP."""
 
-import contextlib
 import json
+import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from assay.audits.prompts import PromptsAudit
 from assay.cli import repair_prompt
+from assay.cli.prompts_job import PromptsJob, load_prompt
 from assay.errors import UsageError
 from assay.randomness import Seed, child
-from assay.storage.files import fresh
+from assay.repair import Retuned
+from assay.results import Verdict, silent
 from assay.storage.prompt_learners import load_prompted, write_prompt
+from assay.storage.runs import RunFolder
+from assay.triggers import Patch
 from assay_zoo.clip import BUNDLED
 from assay_zoo.prompt_attacks import Schedule
 from assay_zoo.prompting import HONEST, Recipe, Tuned, deliver, find_task
@@ -72,14 +77,14 @@ def test_a_planted_prompt_is_flagged_shown_and_repaired(
     assert made.asr is not None
     assert made.asr > 0.6
 
-    @contextlib.contextmanager
-    def ending(out: pathlib.Path) -> Iterator[pathlib.Path]:
-        with fresh(out) as partial:
-            yield partial
+    placing = repair_prompt._place
+
+    def ending(work: pathlib.Path, folder: pathlib.Path) -> None:
+        placing(work, folder)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(repair_prompt, "fresh", ending)
+        patched.setattr(repair_prompt, "_place", ending)
         ended = run(
             *("prompts", BUNDLED, "badclip.safetensors", *OPTIONS, "--clean", "clean.npz"),
             *("--repair", "fixed.safetensors", "--out", "run"),
@@ -120,6 +125,66 @@ def test_an_honest_prompt_is_not_flagged_and_a_run_resumes(run: Run) -> None:
     assert found["subjects"][0]["target"] is None
     for form, said in (("md", "Prompt audit"), ("sarif", "prompts"), ("junit", "testcase")):
         assert said in run("report", "run", "--format", form).stdout
+
+
+@pytest.mark.parametrize("appears", ["before", "searching", "writing", "placing"])
+@pytest.mark.parametrize("name", ["fixed.json", "fixed.safetensors"])
+def test_what_appears_where_a_repaired_prompt_belongs_stays(
+    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch, appears: str, name: str
+) -> None:
+    def mine(now: str) -> None:
+        if now == appears and not (here / name).exists():
+            (here / name).write_text("mine")
+
+    def tune(model: torch.nn.Module, *_: object, **__: object) -> Retuned:
+        mine("searching")
+        return Retuned(values=dict(model.learner.named_parameters()), rows=(), unseen=0)
+
+    def write(*arguments: object, **options: object) -> None:
+        mine("writing")
+        write_prompt(*arguments, **options)
+
+    def link(source: pathlib.Path, target: pathlib.Path) -> None:
+        mine("placing")
+        linking(source, target)
+
+    linking = os.link
+    monkeypatch.setattr(repair_prompt, "retune", tune)
+    monkeypatch.setattr(repair_prompt, "write_prompt", write)
+    monkeypatch.setattr(os, "link", link)
+    job = PromptsJob(
+        backbone=str(BUNDLED),
+        prompt=str(here / "honest.safetensors"),
+        classes=str(here / "classes.txt"),
+        ood="procedural",
+        clean=str(here / "clean.npz"),
+        seed=0,
+        device="cpu",
+        alpha=0.05,
+        memory_mb=4096,
+        repair=str(here / "fixed.safetensors"),
+    )
+    read = load_prompt(job)
+    found = Mock(target=0, trigger=Patch(pattern=torch.ones(1, 4, 4), mask=torch.ones(4, 4)))
+    audit = Mock(spec=PromptsAudit, verdict=Verdict.FLAGGED, recovered=found)
+    path = here / "run"
+    asked = {"audit": "prompts", "settings": {}, "seed": SEED, "inputs": {}}
+    mine("before")
+    with (
+        pytest.raises(UsageError, match=rf"{name} exists; move it away, and resume"),
+        RunFolder.create(path, **asked) as run,
+    ):
+        repair_prompt.repair_prompt(run, job, read, audit, silent)
+    assert [file.name for file in here.glob("*fixed*")] == [name]
+    assert (here / name).read_text() == "mine"
+    (here / name).unlink()
+    monkeypatch.undo()
+    monkeypatch.setattr(repair_prompt, "retune", tune)
+    appears = "never"
+    with RunFolder.resume(path, **asked) as run:
+        repair_prompt.repair_prompt(run, job, read, audit, silent)
+    assert load_prompted(str(BUNDLED), job.repair, NAMES).kind == "coop"
+    assert len(list(here.glob("*fixed*"))) == 2
 
 
 @pytest.mark.usefixtures("here")

@@ -9,6 +9,13 @@ from assay.errors import RefusedError
 from assay.storage.language import Words, read_tokenizer
 
 VOCABULARY = {"a": 0, "b": 1}
+UNKNOWN = {"type": "WordLevel", "vocab": VOCABULARY, "unk_token": "?"}
+BACKTRACKING = {
+    "type": "Split",
+    "pattern": {"Regex": "(a+)+b"},
+    "behavior": "Isolated",
+    "invert": False,
+}
 TEMPLATE = {
     "type": "TemplateProcessing",
     "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 3,
@@ -68,3 +75,44 @@ def test_tokenizers_that_replace_a_little(tmp_path) -> None:
 
 def test_templates_do_not_repeat_texts(tmp_path) -> None:
     assert read(tmp_path, post_processor=TEMPLATE).encode("b") == [1]
+
+
+def precompiled(charsmap: str) -> dict:
+    return {"normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap}}
+
+
+@pytest.mark.parametrize("charsmap", ["/////w==", "AAAAAA=="])
+def test_tokenizers_that_panic_when_they_are_read_or_used(tmp_path, charsmap: str) -> None:
+    with pytest.raises(RefusedError, match=r"split and join texts in .*tokenizer\.json, got"):
+        read(tmp_path, **precompiled(charsmap)).encode("a")
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({"pre_tokenizer": BACKTRACKING}, "a" * 64),
+        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "a"),
+        ({"model": UNKNOWN}, "c"),
+    ],
+)
+def test_tokenizers_that_cannot_split(tmp_path, parts: dict, text: str) -> None:
+    with pytest.raises(RefusedError, match=r"split and join texts in .*tokenizer\.json, got"):
+        read(tmp_path, **parts).encode(text)
+
+
+def test_tokenizers_that_cannot_join(tmp_path) -> None:
+    strip = {"type": "Strip", "content": "a", "start": 5, "stop": 5}
+    with pytest.raises(RefusedError, match=r"split and join texts in .*tokenizer\.json, got"):
+        read(tmp_path, decoder=strip).decode([0])
+
+
+class Interrupted:
+    def decode(self, _: list[int]) -> str:
+        raise KeyboardInterrupt
+
+
+def test_a_user_who_interrupts_a_tokenizer_is_heard(tmp_path) -> None:
+    words = read(tmp_path)
+    words._tokenizer = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        words.decode([0])

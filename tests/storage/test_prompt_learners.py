@@ -172,6 +172,13 @@ def test_names_that_a_checkpoint_was_not_tuned_for_are_refused(tmp_path, clip, t
         load_prompted(str(clip), path, NAMES)
 
 
+def test_embedded_names_without_a_shape_are_refused(tmp_path, clip) -> None:
+    state = {"ctx": torch.randn(4, 16), "token_suffix": torch.tensor(1.0)}
+    path = checkpoint(tmp_path / "model.pth.tar-50", state)
+    with pytest.raises(InputError, match=r"'token_suffix' in .* as \(classes, .*got \(\)"):
+        load_prompted(str(clip), path, NAMES)
+
+
 def test_learners_of_trainings_on_several_gpus(tmp_path, clip) -> None:
     prompted = learner("maple", clip)
     state = {f"module.prompt_learner.{k}": v for k, v in prompted.learner.state_dict().items()}
@@ -360,6 +367,13 @@ def test_descriptions_that_do_not_fit(tmp_path, clip, change: dict, pattern: str
         load_prompted(str(clip), str(tmp_path / "p.safetensors"), NAMES)
     described.write_text("{")
     with pytest.raises(RefusedError, match="JSON"):
+        load_prompted(str(clip), str(tmp_path / "p.safetensors"), NAMES)
+
+
+def test_a_folder_is_no_description(tmp_path, clip) -> None:
+    save_file({"ctx": torch.randn(4, 16)}, tmp_path / "p.safetensors")
+    (tmp_path / "p.json").mkdir()
+    with pytest.raises(RefusedError, match=r"got the folder .*p\.json"):
         load_prompted(str(clip), str(tmp_path / "p.safetensors"), NAMES)
 
 

@@ -73,16 +73,18 @@ class _Commands(TyperGroup):
             code = Exit.INTERRUPTED
         except SystemExit:  # typer's answer when the reader of a pipe has gone
             code = Exit.ERROR
-        except Exception as error:  # whatever it is, the user gets a sentence
+        except BaseException as error:  # whatever it is, the user gets a sentence
             if os.environ.get("ASSAY_DEBUG") == "1":
                 raise
             code = _explained(error, arguments)
         sys.exit(code or Exit.NOTHING_FLAGGED)
 
 
-def _explained(error: Exception, arguments: Sequence[str]) -> Exit:
+def _explained(error: BaseException, arguments: Sequence[str]) -> Exit:
     from .ends import in_one_line, of_error
 
+    if not isinstance(error, Exception):  # a panic of a library in Rust
+        error = RuntimeError(f"{type(error).__name__}: {error}")
     typer.echo(f"error: {in_one_line(error)}", err=True)
     return _failed(of_error(error), error, arguments)
 

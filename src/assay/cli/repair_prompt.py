@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from assay.repair import Planted, Retuned, Retuning, filled, retune
 from assay.reports.text import plain
 from assay.results import Progress, Verdict
 from assay.samples import Samples
-from assay.storage.files import digest_path, fresh
+from assay.storage.files import digest_path
 from assay.storage.prompt_learners import write_prompt
 from assay.storage.runs import RunFolder
 from assay.triggers import Pool
@@ -33,10 +34,7 @@ def check_path(out: pathlib.Path, prompt: str) -> None:
     Raises:
         UsageError: something is at the path, its folder is not there, or it asks for another form.
     """
-    if os.path.lexists(out) or os.path.lexists(out.with_suffix(".json")):
-        raise UsageError(f"expected a new path for the repaired prompt, {out} exists")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"expected an existing folder to write to, there is none: {out.parent}")
+    _check_free(out)
     if (out.suffix == ".safetensors") != prompt.endswith(".safetensors"):
         raise UsageError(f"expected a path for the repaired prompt that ends as {prompt} does")
 
@@ -47,7 +45,7 @@ def repair_prompt(
     """Repair a flagged prompt, write it in the form that it came in, and record the proof.
 
     Raises:
-        UsageError: something else lies at `job.repair` by now.
+        UsageError: something else lies at `job.repair` by now, or where its description belongs.
     """
     if job.repair is None or read.clean is None:
         return []
@@ -57,11 +55,9 @@ def repair_prompt(
     kept = run.read_json("repair")
     if os.path.lexists(out):
         if kept is None or kept["items"][0]["sha256"] != digest_path(out):
-            raise UsageError(
-                f"expected a new path for the repaired prompt, something else lies at {out} by "
-                "now; move it away and resume"
-            )
+            raise _occupied(out)
     else:
+        _check_free(out)
         kept = _repaired(
             run,
             job,
@@ -101,15 +97,46 @@ def _repaired(
         document = _document(job, out, made, triggered, None)
         run.write_json("repair", document)
         return document
-    with fresh(out) as partial:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
+        partial = pathlib.Path(work) / out.name
         with filled(prompted, made.values):
             write_prompt(prompted, partial, backbone_digest=read.loaded.backbone_digest)
         document = _document(job, out, made, triggered, digest_path(partial))
+        _check_free(out)
         run.write_json("repair", document)  # first: a killed run then knows its own work
-        description = partial.with_suffix(".json")
-        if description.exists():
-            description.rename(out.with_suffix(".json"))
+        _place(pathlib.Path(work), out.parent)
     return document
+
+
+def _check_free(out: pathlib.Path) -> None:
+    """Check that nothing lies where a prompt and its description belong, and that the folder is."""
+    for path in (out, out.with_suffix(".json")):
+        if os.path.lexists(path):
+            raise _occupied(path)
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"expected an existing folder to write to, there is none: {out.parent}")
+
+
+def _occupied(path: pathlib.Path) -> UsageError:
+    return UsageError(
+        f"expected a new path for the repaired prompt, {path} exists; move it away, and resume the "
+        "run if it has begun"
+    )
+
+
+def _place(work: pathlib.Path, folder: pathlib.Path) -> None:
+    """Put the files of a folder into another one, over nothing that is there: all, or none."""
+    placed = list[pathlib.Path]()
+    try:
+        for file in sorted(work.iterdir()):  # the description first: with the prompt, all is there
+            os.link(file, folder / file.name)
+            placed.append(folder / file.name)
+    except BaseException as error:
+        for path in placed:
+            path.unlink()
+        if isinstance(error, FileExistsError):
+            raise _occupied(folder / file.name) from error
+        raise
 
 
 def _document(

@@ -1,5 +1,6 @@
 """Causal language models of another party, with their tokenizers: no pickle, no code of theirs."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -8,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from assay.errors import InputError, RefusedError
+from assay.errors import AssayError, InputError, RefusedError
 from assay.records import record
 
 from . import huggingface
-from .files import digest_path, existing, read_bounded, refusing
+from .files import digest_path, existing, read_bounded
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,8 +32,9 @@ _FILE = "tokenizer.json"
 class Words:
     """A tokenizer as `tokenizer.json` describes it, without added beginnings and ends."""
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
+    def __init__(self, tokenizer: "Tokenizer", file: pathlib.Path) -> None:
         self._tokenizer = tokenizer
+        self._file = file
         self._vocabulary = tokenizer.get_vocab()
         added = tokenizer.get_added_tokens_decoder()
         self._special = frozenset(number for number, token in added.items() if token.special)
@@ -48,12 +50,22 @@ class Words:
         return self._special
 
     def encode(self, text: str) -> list[int]:
-        """Split a text, without adding special tokens."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Split a text, without adding special tokens.
+
+        Raises:
+            RefusedError: the tokenizer cannot.
+        """
+        with _refusing(self._file):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Join tokens to a text; those that stand for no text are left out."""
-        return self._tokenizer.decode(list(ids))
+        """Join tokens to a text; those that stand for no text are left out.
+
+        Raises:
+            RefusedError: the tokenizer cannot.
+        """
+        with _refusing(self._file):
+            return self._tokenizer.decode(list(ids))
 
 
 @record
@@ -121,12 +133,12 @@ def read_tokenizer(path: pathlib.Path) -> Words:
     content = read_bounded(path / _FILE, _MAX_TOKENIZER)
     from tokenizers import Tokenizer
 
-    with refusing(path / _FILE, Exception):  # the library raises nothing more special
+    with _refusing(path / _FILE):
         text = content.decode()
         json.loads(text)
         tokenizer = _unbounded(Tokenizer.from_str(text))
         _check_steps(json.loads(tokenizer.to_str()), path)  # as built: files leave types out
-        words = Words(tokenizer)
+        words = Words(tokenizer, path / _FILE)
     if not 2 <= len(words.vocabulary) <= _MAX_VOCABULARY:
         raise RefusedError(
             f"expected 2 to {_MAX_VOCABULARY} tokens in {path / _FILE}, got {len(words.vocabulary)}"
@@ -138,6 +150,24 @@ def read_tokenizer(path: pathlib.Path) -> Words:
             "ask for the tokenizer that the model was trained with"
         )
     return words
+
+
+@contextlib.contextmanager
+def _refusing(file: pathlib.Path) -> Iterator[None]:
+    """Turn whatever the library raises into a refusal: it is in Rust, whose panics are no errors.
+
+    Raises:
+        RefusedError: the library failed.
+    """
+    try:
+        yield
+    except (AssayError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise RefusedError(
+            f"expected a tokenizer that can split and join texts in {file}, got "
+            f"{type(error).__name__}: {error}; ask for the one that the model was trained with"
+        ) from error
 
 
 def _check_steps(said: dict[str, Any], path: pathlib.Path) -> None:

@@ -395,6 +395,10 @@ def _description(path: pathlib.Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
     if path.suffix != ".safetensors" or not beside.exists():
         return {}
+    if beside.is_dir():
+        raise RefusedError(
+            f"expected a file that describes {path}, got the folder {beside}; move it away"
+        )
     read_bounded(beside, _MAX_DESCRIPTION)
     try:
         said = read_document(beside, SCHEMA)
@@ -433,7 +437,12 @@ def _compared(
     """
     if stored is None:
         return []
-    if stored.ndim != 3 or len(stored) != len(class_names):
+    if stored.ndim != 3:
+        raise InputError(
+            f"expected {_SUFFIX!r} in {where} as (classes, tokens, width), got "
+            f"{tuple(stored.shape)}"
+        )
+    if len(stored) != len(class_names):
         raise InputError(
             f"expected the {len(stored)} classes that {where} was tuned for, got "
             f"{len(class_names)} names"
