@@ -1,16 +1,24 @@
 """Data sets that `datasets` opens: folders that the tests make."""
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import pathlib
+import tarfile
+import zipfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from assay.errors import InputError, RefusedError, UsageError
-from assay.storage import digest, read_samples, write_samples
+from assay.storage import digest, hub, read_samples, write_samples
+from assay.storage.found import Reading
 
 KEEP = torch.tensor([29, 2, 14, 20])
 
@@ -253,3 +261,120 @@ def test_saved_rows_that_name_files_elsewhere_are_not_written(tmp_path) -> None:
     with pytest.raises(RefusedError, match="columns of their own, got them inside 'more'"):
         write_samples(f"hf:{tmp_path / 'set'}", torch.tensor([0, 1]), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "mark"),
+    [("", "---\r\n"), ("\n", "---\n"), (" \r\n", "---\r\n"), ("\ufeff", "---\n"), ("", "---\r")],
+)
+def test_settings_in_every_form_that_is_followed(
+    tmp_path, before: str, mark: str, monkeypatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: pytest.fail("followed"))
+    (tmp_path / "train.csv").write_text("a,label\n1,0\n2,1\n")
+    said = json.dumps([{"config_name": "default", "data_files": "http://localhost:1/c.csv"}])
+    (tmp_path / "README.md").write_bytes(f"{before}{mark}configs: {said}\n---\n".encode())
+    with pytest.raises(RefusedError, match="expected files of"):
+        read_samples(f"hf:{tmp_path}")
+
+
+def test_folders_are_opened_without_the_network(tmp_path, monkeypatch) -> None:
+    import datasets
+    import huggingface_hub
+
+    switches = (datasets.config, huggingface_hub.constants)
+    for switch in switches:
+        monkeypatch.setattr(switch, "HF_HUB_OFFLINE", False)
+    build, seen = datasets.load_dataset_builder, []
+
+    def noted(*given, **named):
+        seen.extend(switch.HF_HUB_OFFLINE for switch in switches)
+        return build(*given, **named)
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", noted)
+    (tmp_path / "train.csv").write_text("a,label\n1,0\n2,1\n")
+    read_samples(f"hf:{tmp_path}")
+    assert seen == [True, True]
+    assert not any(switch.HF_HUB_OFFLINE for switch in switches)
+
+
+def zipped(content: bytes, before: bytes = b"") -> bytes:
+    packed = io.BytesIO(before)
+    with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train.csv", content)
+    return packed.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        entry = tarfile.TarInfo("train.csv")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+PACKED = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "lzma": lambda content: lzma.compress(content, lzma.FORMAT_ALONE),
+    "zstd": lambda content: pa.compress(content, "zstd", asbytes=True),
+    "zip": zipped,
+    "zip behind text": lambda content: zipped(content, b"a,label\n"),
+    "tar": tarred,
+    "7z": lambda _: b"7z\xbc\xaf\x27\x1c",
+    "rar": lambda _: b"Rar!\x1a\x07\x01\x00",
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("form", PACKED)
+def test_packed_files_under_another_name(tmp_path, form: str, suffix: str) -> None:
+    content = b"a,label\n" + b"1,0\n2,1\n" * 1000
+    (tmp_path / f"train{suffix}").write_bytes(PACKED[form](content))
+    with pytest.raises(RefusedError, match=f"expected text in .*, got {form[:3]}"):
+        read_samples(f"hf:{tmp_path}")
+
+
+@pytest.fixture
+def converts_nothing(monkeypatch) -> None:
+    """Let `datasets` convert nothing."""
+    name = "datasets.builder.DatasetBuilder.download_and_prepare"
+    monkeypatch.setattr(name, lambda *_, **__: pytest.fail("converted"))
+
+
+@pytest.mark.parametrize("name", ["label", "t"])
+@pytest.mark.usefixtures("converts_nothing")
+def test_parquet_that_unpacks_to_far_more_is_not_converted(tmp_path, name: str) -> None:
+    rows = {"label": [0, 1] * 500, "x": [0.0] * 1000, name: ["x" * 50_000] * 1000}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet", compression="zstd")
+    with pytest.raises(RefusedError, match=r"at most 4096 bytes|one column of images"):
+        read_samples(f"hf:{tmp_path}")
+
+
+@pytest.mark.usefixtures("converts_nothing")
+def test_an_image_that_parquet_repeats_is_not_converted(tmp_path) -> None:
+    rows = {"label": [0, 1] * 300, "image": [b"x" * 2**22] * 600}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet", compression="zstd")
+    with pytest.raises(RefusedError, match="at most 2048 MB"):
+        read_samples(f"hf:{tmp_path}")
+
+
+def test_what_folders_are_converted_to_is_bounded(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(hub, "Reading", lambda: Reading(memory_mb=1))
+    zeros = {f"x{i}": np.zeros(400_000) for i in range(8)}
+    table = pa.table({"label": [0] * 200_000 + [1] * 200_000, **zeros})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(tmp_path / "train.arrow", table.schema, options=options) as writer:
+        writer.write_table(table)
+    with pytest.raises(RefusedError, match="unpacked from hf:"):
+        read_samples(f"hf:{tmp_path}")
+
+
+def test_settings_may_choose_columns_of_parquet(tmp_path) -> None:
+    rows = {"label": [0, 1], "a": [1.0, 2.0], "note": [["x"], ["y" * 5000]]}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet")
+    said = json.dumps([{"config_name": "default", "columns": ["a", "label"]}])
+    (tmp_path / "README.md").write_text(f"---\nconfigs: {said}\n---\n")
+    assert read_samples(f"hf:{tmp_path}").inputs[:].tolist() == [[1.0], [2.0]]

@@ -46,3 +46,23 @@ def test_what_holds_no_prompts_is_refused(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(error):
         read_prompts(str(tmp_path / name))
+
+
+def test_one_long_prompt_that_a_small_table_repeats(tmp_path: pathlib.Path) -> None:
+    table = pa.table({"prompt": ["x" * 2**20] * 300})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 2**17
+    with pytest.raises(RefusedError, match="bytes of prompts"):
+        read_prompts(str(tmp_path / "a.parquet"))
+
+
+def test_prompts_that_are_no_strings(tmp_path: pathlib.Path) -> None:
+    pq.write_table(pa.table({"prompt": [["x"], ["y"]]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="expected strings in"):
+        read_prompts(str(tmp_path / "a.parquet"))
+
+
+def test_prompts_as_categories_and_none(tmp_path: pathlib.Path) -> None:
+    table = pa.table({"prompt": pa.array(["a", None, "b", "a"]).dictionary_encode()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read_prompts(str(tmp_path / "a.parquet")) == ("a", "b", "a")

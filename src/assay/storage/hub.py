@@ -1,5 +1,6 @@
 """Data sets that `datasets` opens: `hf:NAME` or `hf:NAME@CONFIGURATION`, a folder or on the hub."""
 
+import codecs
 import contextlib
 import hashlib
 import pathlib
@@ -19,7 +20,7 @@ from assay.errors import RefusedError, UsageError
 from .files import listing, read_bounded, refusing, walk
 from .found import Found, Reading, chosen
 from .images import MAX_ENCODED, SUFFIXES
-from .tables import LABEL, read_batches, refused
+from .tables import LABEL, check_parquet, check_rows, check_unpacked, read_batches, refused
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,6 +29,18 @@ _BUILDERS = frozenset({"arrow", "csv", "imagefolder", "json", "parquet"})
 _SUFFIXES = SUFFIXES | {".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tsv"}
 _BATCH = 256
 _MAX_SETTINGS = 2**20
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"\xfd7zXZ": "xz",
+    b"BZh": "bzip2",
+    b"(\xb5/\xfd": "zstd",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"\x04\x22M\x18": "lz4",
+}
+"""First bytes of forms that `datasets` unpacks, whatever a file is called."""
+_WIDE = frozenset({codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE})
 _SAVED = "state.json"
 """Stands beside the one split that `save_to_disk` wrote."""
 _SAVED_SPLITS = "dataset_dict.json"
@@ -45,7 +58,11 @@ def read(name: str, how: Reading) -> Found:
     feature = table.features.get(LABEL)
     names = getattr(feature, "names", None)
     return read_batches(
-        lambda: _batches(table, name), None if names is None else tuple(names), how, name
+        table.data.schema,
+        lambda columns: _batches(table.select_columns(columns), name),
+        None if names is None else tuple(names),
+        how,
+        name,
     )
 
 
@@ -107,6 +124,7 @@ def _load(named: str, split: str | None) -> "Dataset":
             # What is open stays readable once it has no name.
             made = tempfile.TemporaryDirectory(prefix="assay-hf-")
             source[1]["cache_dir"] = private.enter_context(made)
+            private.enter_context(_offline())
         builder = datasets.load_dataset_builder(source[0], **source[1])
         _check(builder, name)
         splits = [str(each) for each in builder.config.data_files or {}]
@@ -115,14 +133,41 @@ def _load(named: str, split: str | None) -> "Dataset":
                 f"expected one of the splits {', '.join(splits)} of hf:{named}, as in "
                 f"hf:{named}#{splits[0]}, got {split or 'train'}"
             )
-        return datasets.load_dataset(source[0], split=split or "train", **source[1])
+        if folder.is_dir():
+            _check_packed(builder)
+            _bound(builder, name)
+        builder.download_and_prepare()
+        return builder.as_dataset(split=split or "train")
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Keep `datasets` from the hub, while it opens a folder."""
+    import datasets
+    import huggingface_hub
+
+    switches: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    before = [switch.HF_HUB_OFFLINE for switch in switches]
+    try:
+        for switch in switches:
+            switch.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for switch, was in zip(switches, before, strict=True):
+            switch.HF_HUB_OFFLINE = was
 
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Say what to ask for, where `datasets` finds no such data set or configuration."""
+    """Say what to ask for, where `datasets` finds none such, and what we refused inside it."""
+    import datasets
+
     try:
         yield
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, RefusedError):
+            raise error.__cause__ from None
+        raise
     except (FileNotFoundError, ConnectionError) as error:
         if pathlib.Path(name).is_dir():
             raise
@@ -141,13 +186,16 @@ def _arrow_files(folder: pathlib.Path) -> list[str]:
 
 def _check_settings(folder: pathlib.Path) -> None:
     """Check, before `datasets` follows them, that the settings of a folder name files in it."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
     names = set(walk(folder, folder))
     for name in names & {"README.md", ".huggingface.yaml"}:
         text = read_bounded(folder / name, _MAX_SETTINGS)
         with refusing(folder / name, yaml.YAMLError):
-            said = text.decode()
+            said = text.decode("utf-8-sig")
             if name == "README.md":
-                said = said.split("---\n")[1] if said.startswith("---\n") else ""
+                found = REGEX_YAML_BLOCK.search(said)
+                said = found[2] if found else ""
             settings = yaml.safe_load(said) or {}
             if _written_out(settings, {}) > _MAX_SETTINGS:
                 raise RefusedError(f"expected settings of at most {_MAX_SETTINGS} parts in {name}")
@@ -196,6 +244,54 @@ def _check(builder: Any, name: str) -> None:
                 raise RefusedError(f"expected files of hf:{name} itself, got {file}")
             if pathlib.PurePath(file).suffix.lower() not in _SUFFIXES:
                 raise RefusedError(f"expected files {sorted(_SUFFIXES)} in hf:{name}, got {file}")
+
+
+def _check_packed(builder: Any) -> None:
+    """Check files of a folder: `datasets` unpacks whatever is in them, and as much as it is."""
+    for file in _files(builder):
+        suffix = file.suffix.lower()
+        if suffix == ".parquet":
+            only = getattr(builder.config, "columns", None)
+            if type(builder).__module__.split(".")[2] == "parquet":
+                check_parquet(file, Reading(), only)
+            check_rows(file, Reading(), only)
+        elif suffix not in SUFFIXES | {".arrow"}:
+            packed = _packing(file)
+            if packed is not None:
+                raise RefusedError(f"expected text in {file}, got {packed}; unpack it")
+
+
+def _packing(file: pathlib.Path) -> str | None:
+    from datasets.utils.extract import Extractor
+
+    with file.open("rb") as opened:
+        start = opened.read(8)
+    found = next((form for magic, form in _PACKED.items() if start.startswith(magic)), None)
+    if found is None and start[:2] not in _WIDE and start[1:5].count(0) > 1:
+        return "lzma or other bytes"
+    # last, since it unpacks the first header of what is a tar archive inside
+    return found or Extractor.infer_extractor_format(file)
+
+
+def _bound(builder: Any, name: str) -> None:
+    """Bound what `datasets` converts files to: it writes all of that to disk."""
+    generate = getattr(builder, "_generate_tables", None)
+    if generate is None:  # image folders, whose rows name the files
+        return
+    packed = sum(file.stat().st_size for file in _files(builder))
+
+    def bounded(*given: Any, **named: Any) -> Iterator[tuple[Any, pa.Table]]:
+        unpacked = 0
+        for key, table in generate(*given, **named):
+            unpacked += table.nbytes
+            check_unpacked(unpacked, packed, Reading(), f"hf:{name}")
+            yield key, table
+
+    builder._generate_tables = bounded  # noqa: SLF001
+
+
+def _files(builder: Any) -> list[pathlib.Path]:
+    return [pathlib.Path(f) for files in builder.config.data_files.values() for f in files]
 
 
 def _inside(path: pathlib.Path, folder: pathlib.Path) -> bool:

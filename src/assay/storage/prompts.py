@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 
 from assay.errors import InputError, RefusedError
@@ -101,12 +102,25 @@ def _delimited(path: pathlib.Path) -> Iterator[str]:
 
 
 def _parquet(path: pathlib.Path) -> Iterator[str]:
-    with pa.parquet.ParquetFile(path) as file:
-        column = _column(file.schema_arrow.names, path)
+    """Read prompts; one long text that a small file holds for many rows is not unpacked."""
+    schema = pa.parquet.read_schema(path)
+    column, held = _column(schema.names, path), 0
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InputError(f"expected strings in {path}, got {kind} in column {column!r}")
+    with pa.parquet.ParquetFile(path, buffer_size=2**20, read_dictionary=[column]) as file:
         if file.metadata.num_rows > _MAX_PROMPTS:
             raise RefusedError(f"expected at most {_MAX_PROMPTS} prompts in {path}, got more")
         for batch in file.iter_batches(batch_size=1024, columns=[column], use_threads=False):
-            for value in batch.column(0).to_pylist():
+            texts = batch.column(column)
+            lengths = pa.compute.binary_length(texts.dictionary).take(texts.indices)
+            held += pa.compute.sum(lengths).as_py() or 0
+            if held > _MAX_BYTES:
+                raise RefusedError(
+                    f"expected at most {_MAX_BYTES} bytes of prompts in {path}, got more"
+                )
+            for value in texts.to_pylist():
                 yield _prompt_of("" if value is None else value, path)
 
 

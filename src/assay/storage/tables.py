@@ -24,20 +24,21 @@ from .files import refusing
 from .found import Found, Reading, check_names, chosen
 from .images import decode_all
 from .rows import FileRows, spill
+from .zips import MAX_RATIO
 
 LABEL = "label"
 _ID = "id"
 _TEXT = frozenset({"text", "sentence"})
 _MAX_COLUMNS = 100_000
 _MAX_LINE = 8 * 2**20
-_BATCH, _FEW = 1024, 16  # rows that are unpacked at once; of images
+_BATCH, _FEW = 1024, 16  # rows that are unpacked at once; of images that are written
 _MAX_WORD = 4096  # bytes of a label or an id
 _INDEX = "__index_level_"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SEPARATORS = (",", ";", "\t", "|")
 
-Batches = Callable[[], Iterator[pa.RecordBatch]]
-"""Starts a pass over a table."""
+Batches = Callable[[list[str]], Iterator[pa.RecordBatch]]
+"""Starts a pass over some columns of a table."""
 
 
 def recognises(path: pathlib.Path) -> bool:
@@ -54,16 +55,19 @@ def read(path: pathlib.Path, how: Reading) -> Found:
         RefusedError: no `label`, columns of other types, missing values, a broken file.
         InputError: a table of texts.
     """
-    return read_batches(_batches(path), _names(path), how, path)
+    if _kind(path) == ".parquet":
+        check_parquet(path, how)
+    schema = _schema(path)
+    return read_batches(schema, _batches(path, schema), _names(path), how, path)
 
 
 def read_batches(
-    batches: Batches, names: tuple[str, ...] | None, how: Reading, where: object
+    schema: pa.Schema, batches: Batches, names: tuple[str, ...] | None, how: Reading, where: object
 ) -> Found:
-    """Read what a pass over record batches yields; `names` are the classes' names, if known."""
-    schema, labels, ids = _labels(batches, how, where)
-    columns = _columns(schema, how.columns, where)
-    if len(columns) == 1 and _is_image(columns[0].type):
+    """Read what passes over record batches yield; `names` are the classes' names, if known."""
+    columns = _inputs(schema, how.columns, where)
+    labels, ids = _labels(batches, schema, how, where)
+    if _are_images(columns):
         inputs = decode_all(lambda: _encoded(batches, columns[0].name), how, where)
     else:
         inputs = _numeric(batches, columns, len(labels), how, where)
@@ -76,6 +80,83 @@ def read_batches(
         ids=ids,
         columns=tuple(field.name for field in columns),
     )
+
+
+def check_parquet(path: pathlib.Path, how: Reading, only: list[str] | None = None) -> None:
+    """Check what a parquet file declares, before any of it is unpacked; of `only` some columns.
+
+    A page may be as large as its column of a row group, and one of every column is held.
+
+    Raises:
+        RefusedError: columns of other types, too many rows, row groups that unpack to too much.
+        InputError: a table of texts.
+    """
+    with refusing(path, pa.ArrowException):
+        footer = pa.parquet.read_metadata(path)
+        schema = footer.schema.to_arrow_schema()
+    if only is not None:
+        schema = pa.schema([field for field in schema if field.name in only])
+    columns = _inputs(schema, None, path)
+    row, itemsize = ((1,), 1) if _are_images(columns) else ((len(columns),), 4)
+    how.bound(footer.num_rows, row, itemsize, path)
+    groups = [footer.row_group(place).total_byte_size for place in range(footer.num_row_groups)]
+    check_unpacked(max(groups, default=0), path.stat().st_size, how, f"a row group of {path}")
+
+
+def check_rows(path: pathlib.Path, how: Reading, only: list[str] | None = None) -> None:
+    """Read a parquet file through, for a reader that does not bound what it unpacks itself.
+
+    Of `only` some columns, if they are given.
+
+    Raises:
+        RefusedError: it is broken, holds long words, or unpacks to too much.
+    """
+    schema, unpacked = _schema(path), 0
+    for batch in _batches(path, schema)(only or schema.names):
+        unpacked += batch.nbytes
+        check_unpacked(unpacked, path.stat().st_size, how, path)
+
+
+def check_unpacked(unpacked: int, packed: int, how: Reading, where: object) -> None:
+    """Check that what is unpacked fits into memory, or is not far larger than what was sent.
+
+    Raises:
+        RefusedError: neither.
+    """
+    if unpacked > max(how.memory_mb * 2**20, MAX_RATIO * packed):
+        raise RefusedError(
+            f"expected at most {how.memory_mb} MB (memory_mb), or {MAX_RATIO} times the packed "
+            f"size, unpacked from {where}, got {unpacked} bytes from {packed}; write it anew, in "
+            "smaller parts"
+        )
+
+
+def _inputs(schema: pa.Schema, wanted: tuple[str, ...] | None, where: object) -> list[pa.Field]:
+    """Choose the inputs, and check all columns by their types, before any is read."""
+    _no_text(schema.names, where)
+    if schema.names.count(LABEL) != 1 or len(set(schema.names)) != len(schema.names):
+        raise RefusedError(
+            f"expected different columns, one of them {LABEL!r} for the classes, in {where}, "
+            f"got {schema.names[:10]}; rename the one that holds them"
+        )
+    label = _plain(schema.field(LABEL).type)
+    if not (pa.types.is_integer(label) or pa.types.is_null(label) or _is_word(label)):
+        raise RefusedError(f"expected labels that are integers or words in {where}, got {label}")
+    columns = _columns(schema, wanted, where)
+    beside = [field for field in schema if field not in columns]
+    odd = [field for field in beside if not (_is_word(field.type) or _is_short(field.type))]
+    if odd:
+        raise RefusedError(
+            f"expected numbers or words as ids and index in {where}, got {odd[0].type} in column "
+            f"{odd[0].name!r}"
+        )
+    odd = [] if _are_images(columns) else [field for field in columns if not _is_number(field.type)]
+    if odd:
+        raise RefusedError(
+            f"expected numbers, or one column of images, beside {LABEL!r} in {where}, "
+            f"got {odd[0].type} in column {odd[0].name!r}"
+        )
+    return columns
 
 
 def _columns(schema: pa.Schema, wanted: tuple[str, ...] | None, where: object) -> list[pa.Field]:
@@ -100,12 +181,14 @@ def write(
     path: pathlib.Path, _split: str | None, keep: Int64[Tensor, " kept"], out: pathlib.Path
 ) -> None:
     """Write the kept rows with all their columns; numbers in CSV keep the text they had."""
-    batches = _batches(path, plain=True)
-    rows = chosen(keep, sum(batch.num_rows for batch in batches()))
-    schema = next(batches()).schema
+    schema = _schema(path, plain=True)
+    if _kind(path) == ".parquet":
+        _inputs(schema, None, path)
+    batches = _batches(path, schema, _FEW)
+    rows = chosen(keep, sum(batch.num_rows for batch in batches([LABEL])))
     with _writer(path, out, schema) as writer:
         start = 0
-        for batch in batches():
+        for batch in batches(schema.names):
             low, high = np.searchsorted(rows, [start, start + batch.num_rows])
             writer.write_batch(batch.take(pa.array(rows[low:high] - start)))
             start += batch.num_rows
@@ -122,13 +205,22 @@ def _writer(path: pathlib.Path, out: pathlib.Path, schema: pa.Schema) -> Any:
     return pa.csv.CSVWriter(out, schema, write_options=options)
 
 
-def _batches(path: pathlib.Path, *, plain: bool = False) -> Batches:
-    """Open a table for repeated passes; `plain` takes every column of a text file as text."""
+def _schema(path: pathlib.Path, *, plain: bool = False) -> pa.Schema:
+    """Columns and their types; `plain` takes every column of a text file as text."""
     if _kind(path) == ".parquet":
-        return lambda: refused(_parquet(path), path)
-    names = _header(path)
-    types = {name: pa.string() if plain or name in {LABEL, _ID} else pa.float64() for name in names}
-    return lambda: refused(_delimited(path, types), path)
+        with refusing(path, pa.ArrowException):
+            return pa.parquet.read_schema(path)
+    texts = {LABEL, _ID}
+    return pa.schema(
+        [(name, pa.string() if plain or name in texts else pa.float64()) for name in _header(path)]
+    )
+
+
+def _batches(path: pathlib.Path, schema: pa.Schema, images: int = 1) -> Batches:
+    """Open a table for repeated passes, of so many `images` at once."""
+    if _kind(path) != ".parquet":
+        return lambda names: refused(_delimited(path, schema, names), path)
+    return lambda names: refused(_parquet(path, schema, images, names), path)
 
 
 def refused(batches: Iterator[pa.RecordBatch], where: object) -> Iterator[pa.RecordBatch]:
@@ -141,32 +233,57 @@ def refused(batches: Iterator[pa.RecordBatch], where: object) -> Iterator[pa.Rec
         yield batch
 
 
-def _parquet(path: pathlib.Path) -> Iterator[pa.RecordBatch]:
+def _parquet(
+    path: pathlib.Path, schema: pa.Schema, images: int, names: list[str]
+) -> Iterator[pa.RecordBatch]:
     """Read rows; one long word that a small file holds for many rows is not unpacked."""
-    schema = pa.parquet.read_schema(path)
-    words = [field for field in schema if field.name in {LABEL, _ID} and _is_word(field.type)]
-    size = _FEW if any(_is_image(field.type) for field in schema) else _BATCH
-    names = [field.name for field in words]
-    with pa.parquet.ParquetFile(path, buffer_size=2**20, read_dictionary=names) as file:
-        for batch in file.iter_batches(batch_size=size, use_threads=False):
-            unpacked = batch
-            for field in words:
-                place, column = batch.schema.get_field_index(field.name), batch.column(field.name)
-                longest = pa.compute.max(pa.compute.binary_length(column.dictionary)).as_py() or 0
-                if longest > _MAX_WORD:
-                    raise RefusedError(
-                        f"expected words of at most {_MAX_WORD} bytes in column {field.name!r} of "
-                        f"{path}, got {longest}"
-                    )
-                unpacked = unpacked.set_column(place, field, column.cast(field.type))
-            yield unpacked
+    wanted = pa.schema([schema.field(name) for name in names])
+    words = [field.name for field in wanted if _is_word(field.type)]
+    size = images if any(_is_image(field.type) for field in wanted) else _BATCH
+    with pa.parquet.ParquetFile(path, buffer_size=2**20, read_dictionary=words) as file:
+        for batch in file.iter_batches(batch_size=size, columns=names, use_threads=False):
+            for name in words:
+                _check_longest(batch.column(name), name, path)
+            yield batch.select(names).cast(wanted) if words else batch
+
+
+def _check_longest(column: pa.DictionaryArray, name: str, path: pathlib.Path) -> None:
+    longest = pa.compute.max(pa.compute.binary_length(column.dictionary)).as_py() or 0
+    if longest > _MAX_WORD:
+        raise RefusedError(
+            f"expected words of at most {_MAX_WORD} bytes in column {name!r} of {path}, "
+            f"got {longest}"
+        )
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_word(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(_plain(kind)) or pa.types.is_large_string(_plain(kind))
 
 
-def _delimited(path: pathlib.Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_short(kind: pa.DataType) -> bool:
+    """Whether a type has one short size, whatever its values."""
+    if pa.types.is_dictionary(kind) or pa.types.is_nested(kind):
+        return False
+    try:
+        return bool(kind.bit_width <= 8 * _MAX_WORD)
+    except ValueError:
+        return pa.types.is_null(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def _delimited(path: pathlib.Path, schema: pa.Schema, names: list[str]) -> Iterator[pa.RecordBatch]:
+    types = dict(zip(schema.names, schema.types, strict=True))
     try:
         with pa.csv.open_csv(
             path,
@@ -174,7 +291,9 @@ def _delimited(path: pathlib.Path, types: dict[str, pa.DataType]) -> Iterator[pa
                 use_threads=False, block_size=_MAX_LINE, column_names=list(types), skip_rows=1
             ),
             parse_options=pa.csv.ParseOptions(delimiter=_DELIMITERS[_kind(path)]),
-            convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=types, strings_can_be_null=False, include_columns=names
+            ),
         ) as reader:
             yield from reader
     except pa.ArrowInvalid as error:
@@ -230,31 +349,25 @@ def _no_text(names: list[str], where: object) -> None:
 
 
 def _labels(
-    batches: Batches, how: Reading, where: object
-) -> tuple[pa.Schema, pa.ChunkedArray, tuple[str, ...] | None]:
-    """Read schema, `label` and `id` in one pass."""
-    schema, taken = None, 0
+    batches: Batches, schema: pa.Schema, how: Reading, where: object
+) -> tuple[pa.ChunkedArray, tuple[str, ...] | None]:
+    """Read `label`, and `id` if there is one, in one pass."""
+    named, taken = _ID in schema.names, 0
     labels: list[pa.Array] = []
     ids: list[str] = []
-    for batch in batches():
-        schema = batch.schema
-        _no_text(schema.names, where)
-        if schema.names.count(LABEL) != 1 or len(set(schema.names)) != len(schema.names):
-            raise RefusedError(
-                f"expected different columns, one of them {LABEL!r} for the classes, in {where}, "
-                f"got {schema.names[:10]}; rename the one that holds them"
-            )
-        labels.append(batch.column(LABEL))
+    for batch in batches([LABEL, _ID] if named else [LABEL]):
+        label = batch.column(LABEL)
+        labels.append(label.cast(_plain(label.type)))
         taken += labels[-1].nbytes
-        if _ID in schema.names:
+        if named:
             with refusing(where, pa.ArrowException):
                 ids.extend(str(name) for name in batch.column(_ID).to_pylist())
             taken += batch.column(_ID).nbytes
         if taken > how.memory_mb * 2**20:
             raise RefusedError(f"expected at most {how.memory_mb} MB of labels in {where}")
-    if schema is None:
+    if not labels:
         raise RefusedError(f"expected rows in {where}, got none")
-    return schema, pa.chunked_array(labels), tuple(ids) if _ID in schema.names else None
+    return pa.chunked_array(labels), tuple(ids) if named else None
 
 
 def _numbers(
@@ -265,21 +378,15 @@ def _numbers(
         raise RefusedError(
             f"expected a label in every row of {where}, got {labels.null_count} none"
         )
-    if pa.types.is_dictionary(labels.type):
-        labels = labels.cast(labels.type.value_type)
     if pa.types.is_integer(labels.type):
         with refusing(where, pa.ArrowException):
             return labels.cast(pa.int64()).to_numpy().copy(), None
-    if not (pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type)):
-        raise RefusedError(
-            f"expected labels that are integers or words in {where}, got {labels.type}"
-        )
     with refusing(where, pa.ArrowException):
         words = pa.compute.utf8_trim_whitespace(labels)
         names = sorted(words.unique().to_pylist())
         if all(_is_integer(name) for name in names):
             return words.cast(pa.int64()).to_numpy().copy(), None
-        fractions = [name for name in names if _is_number(name)]
+        fractions = [name for name in names if _is_fraction(name)]
         if fractions:
             raise RefusedError(
                 f"expected labels that are all integers or all words in column {LABEL!r} of "
@@ -294,7 +401,7 @@ def _is_integer(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and text.isascii() and len(text) < 19
 
 
-def _is_number(text: str) -> bool:
+def _is_fraction(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -302,15 +409,21 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _are_images(columns: list[pa.Field]) -> bool:
+    return len(columns) == 1 and _is_image(columns[0].type)
+
+
 def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and pa.types.is_binary(kind.field("bytes").type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if not pa.types.is_struct(kind):
+        return _is_bytes(kind)
+    inner = {field.name: field.type for field in kind}
+    known = all(_is_word(t) or _is_bytes(t) or _is_short(t) for t in inner.values())
+    return known and "bytes" in inner and pa.types.is_binary(inner["bytes"])
 
 
 def _encoded(batches: Batches, column: str) -> Iterator[tuple[str, bytes]]:
     row = 0
-    for batch in batches():
+    for batch in batches([column]):
         images = batch.column(column)
         if pa.types.is_struct(images.type):
             images = pa.compute.struct_field(images, "bytes")
@@ -328,19 +441,10 @@ def _encoded(batches: Batches, column: str) -> Iterator[tuple[str, bytes]]:
 def _numeric(
     batches: Batches, columns: list[pa.Field], count: int, how: Reading, where: object
 ) -> FileRows:
-    for column in columns:
-        kind = column.type
-        if not (
-            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        ):
-            raise RefusedError(
-                f"expected numbers, or one column of images, beside {LABEL!r} in {where}, "
-                f"got {kind} in column {column.name!r}"
-            )
     how.bound(count, (len(columns),), 4, where)
 
     def chunks() -> Iterator[bytes]:
-        for batch in batches():
+        for batch in batches([column.name for column in columns]):
             table = np.empty((batch.num_rows, len(columns)), np.float32)
             for place, column in enumerate(columns):
                 values = batch.column(column.name).cast(pa.float64(), safe=False)
