@@ -27,12 +27,29 @@ def test_agrees_with_refitting_without_each_sample(penalty):
     for group in (OWN.numpy(), ~OWN.numpy()):
         table[group] -= table[group].mean(0)
     table /= table.std(0)
-    marks = np.where(OWN, MALIGNANT, 0.0)
-    marks[OWN] -= marks[OWN].mean()
+    own, everyone = OWN.numpy(), np.arange(len(table))
     for sample in range(0, len(table), 17):
-        kept = np.arange(len(table)) != sample if OWN[sample] else np.full(len(table), True)
-        model = Ridge(alpha=penalty * len(table), fit_intercept=False).fit(table[kept], marks[kept])
-        assert found[sample].item() == pytest.approx(model.predict(table[[sample]])[0], abs=1e-4)
+        kept = (everyone != sample) | ~own
+        centred, marks = table.copy(), np.where(own, MALIGNANT, 0.0)
+        centred[own] -= table[own & kept].mean(0)  # of the group without the sample
+        marks[own] -= marks[own & kept].mean()
+        model = Ridge(alpha=penalty * len(table), fit_intercept=False)
+        model.fit(centred[kept], marks[kept])
+        expected = model.predict(centred[[sample]])[0]
+        assert found[sample].item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 16])
+def test_samples_of_small_groups_know_nothing_of_their_own_marks(size):
+    random = torch.Generator().manual_seed(0)
+    features, marks = torch.randn(1600, 500, generator=random), torch.rand(1600, generator=random)
+    groups = torch.arange(1600) // size
+    every = groups.unique()[: 512 // size]
+    said = PooledRidge([features], groups, penalty=0.1)(marks, every)
+    found = said[torch.arange(512), groups[:512]].double()
+    away = marks.view(-1, size) - marks.view(-1, size).mean(1, keepdim=True)
+    known = (found * away.flatten()[:512].double()).mean() / found.std().clamp(min=1e-9)
+    assert known.abs() < 0.05
 
 
 def test_wrong_marks_are_outvoted():

@@ -18,10 +18,11 @@ class PooledRidge:
     Groups are centred by themselves. With few samples of a group and many features, the covariance
     within groups, of all of them together, is known far better than that of one group.
 
-    .. math:: s_i = \frac{\hat y_i - h_i y_i}{1 - h_i}, \quad
-              h_i = x_i^\top (X^\top X + \rho n I)^{-1} x_i
+    .. math:: s_i = r \frac{\hat y_i - h_i y_i}{1 - h_i}, \quad
+              h_i = r x_i^\top (X^\top X + \rho n I)^{-1} x_i, \quad r = \frac{m}{m - 1}
 
-    where y is the mark less the mean of the group, and 0 for the samples of other groups.
+    where y is the mark less the mean of the group, of m samples, and 0 for the samples of other
+    groups; r takes the sample itself out of that mean.
 
     Source:
         Leave-one-out in closed form: Allen, "The relationship between variable selection and data
@@ -70,7 +71,10 @@ class PooledRidge:
         whitened = (
             torch.linalg.solve_triangular(lower, part.T, upper=False) for part in x.split(_PART)
         )
-        self._leverage = torch.cat([part.square().sum(0) for part in whitened])
+        counts = groups.bincount()[groups]
+        self._left_out = (counts / (counts - 1).clamp(min=1))[:, None]
+        leverage = torch.cat([part.square().sum(0) for part in whitened])
+        self._leverage = self._left_out * leverage[:, None]
 
     def __call__(
         self, marks: Float[Tensor, " samples"], asked: Int64[Tensor, " asked"]
@@ -91,8 +95,8 @@ class PooledRidge:
         away = torch.where(own, marks[:, None] - means, 0.0)
         pulled = (away.T @ self._features).T.double()
         predicted = self._features @ torch.cholesky_solve(pulled, self._lower).float()
-        leverage = self._leverage[:, None]
-        return torch.where(own, (predicted - leverage * away) / (1 - leverage), predicted)
+        others = self._left_out * (predicted - self._leverage * away) / (1 - self._leverage)
+        return torch.where(own, others, predicted)
 
 
 def _gram(x: Float[Tensor, "samples dims"]) -> Float[Tensor, "dims dims"]:

@@ -134,7 +134,7 @@ def audit_dataset(
             has_taken=has_taken,
         )
     )
-    steps = looks[-1].steps
+    steps, taken = looks[-1].steps, len(looks)
     looks = looks[-1:] if looks[-1].is_further else looks
     score = partial(scored, known=known, samples=samples, mixed_in=mixed_in, settings=settings)
     finer = before.maps[:-1] or before.maps  # penultimate features average the coarsest
@@ -145,6 +145,7 @@ def audit_dataset(
         partial(_votes, unconfused=unconfused, along=along, labels=suspects.labels, score=score),
         score,
         partial(settings.decision.test, classes=samples.classes),
+        times=taken,
     )
     kinds = kinds_apart(
         votes,
@@ -192,7 +193,7 @@ def audit_dataset(
         cost=_cost(started, device),
         sample_passes=sum(focus.sizes(len(labels), settings.recipe.epochs))
         + steps * sum(min(confusion.batch_size, each.pool_size) for each in (suspects, confusing)),
-        looks=len(looks),
+        looks=taken,
     )
 
 
@@ -235,17 +236,21 @@ def _best_look(
     vote: Callable[[Confused], Votes],
     score: Callable[[Confused], tuple[Scored, Scored]],
     test: Callable[..., tuple[Tested, ...]],
+    *,
+    times: int,
 ) -> tuple[Confused, Votes, tuple[Tested, ...]]:
     """Choose the look with the smallest p-value of a class, and count it once for every look.
 
     So the family-wise false alarm rate is kept over the looks (Bonferroni) and classes (Holm).
+    `times` counts those too that were left because of what the calibration said of them: whether
+    to go on was decided by the samples that the rest is compared with.
     """
     found = []
     for said in looks:
         votes = vote(said)
         found.append((said, votes, test(*score(said), votes=votes)))
     said, votes, tests = min(found, key=lambda each: min(test.p_value for test in each[2]))
-    return said, votes, tuple(_counted(test, len(found)) for test in tests)
+    return said, votes, tuple(_counted(test, times) for test in tests)
 
 
 def _votes(

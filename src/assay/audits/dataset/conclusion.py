@@ -209,12 +209,13 @@ def _reasons(
 
 def _power(results: Sequence[ClassResult], decision: Decision, alpha: float) -> list[str]:
     """Say what would have been found for certain, in the class where that is the least."""
-    everyone = sum(result.samples + result.calibration for result in results)
+    sizes = [result.samples + result.calibration for result in results]
+    judged = sum(size >= decision.fewest_samples for size in sizes)
     least = {
         result: decision.found_from(
             result.samples,
             result.calibration,
-            others=everyone - result.samples - result.calibration,
+            others=judged - 1,
             alpha=alpha / len(results),
         )
         for result in results

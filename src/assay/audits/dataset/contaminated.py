@@ -10,7 +10,7 @@ from assay.records import record
 from assay.samples import Samples
 from assay.stats import fit_tail, tail_scan
 
-from .decision import Decision
+from .decision import FEWEST_OTHERS, Decision
 
 _NAMED = 5  # trusted samples in a reason
 _ALIKE = 0.5  # as frequent among trusted samples as in the data, at least: more than chance
@@ -69,7 +69,8 @@ def kinds_apart(
     the model learns that the trigger, of all things, does not mean the label, and the poison fits
     worst, or as well as others. So each class outvotes (`outvoted`) its scores, and, in both
     directions, what its features vary by most before the confusion, which takes no trusted sample.
-    Each is compared with the tail of what the other classes say of theirs.
+    Each is compared with the tail of what the other classes say of theirs. Of few classes nothing
+    is asked: how much they differ by nature could not be told.
 
     Args:
         votes: of the suspects, then of the calibration (`outvoted`): from scores, and from places
@@ -87,17 +88,16 @@ def kinds_apart(
     classes = trusted.classes
     counts = labels.bincount(minlength=classes)
     asked = (counts >= decision.fewest_samples).nonzero().squeeze(1).tolist()
+    if len(asked) <= FEWEST_OTHERS:
+        return {}
     judged = (counts >= decision.fewest_samples)[labels]
     found: dict[int, tuple[float, Kind]] = {}
     for voted in votes:
         for label in asked:
             own = labels == label
-            others = voted[judged & ~own]
-            if len(others) < decision.fewest_calibration:
-                continue
             scan = tail_scan(
                 voted[own],
-                fit_tail(others),
+                fit_tail(voted[judged & ~own]),
                 odds=decision.tail_odds,
                 fewest=decision.fewest_poison,
             )

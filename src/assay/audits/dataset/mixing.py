@@ -28,6 +28,11 @@ def check_fit(samples: Samples, trusted: Samples, alpha: float) -> None:
             f"expected trusted samples of the shape {tuple(samples.inputs.shape[1:])}, got "
             f"{tuple(trusted.inputs.shape[1:])}"
         )
+    if samples.inputs.dtype != trusted.inputs.dtype:
+        raise InputError(
+            f"expected trusted samples of the type {samples.inputs.dtype}, got "
+            f"{trusted.inputs.dtype}"
+        )
     if samples.classes < 2:
         raise InputError(f"expected at least two classes, got {samples.class_names}")
     if len(samples.labels.unique()) < 2:

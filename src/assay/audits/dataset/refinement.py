@@ -63,6 +63,8 @@ class Refinement:
     def _found(
         self, said: Float[Tensor, " own"], trusted: Float[Tensor, " trusted"]
     ) -> Bool[Tensor, " own"] | None:
+        if bool((said == said[0]).all()):  # copies of one sample
+            return None
         groups, is_known = fit_two_groups(said), len(trusted) >= self.fewest_calibration
         if groups.separation >= self.apart:
             found = said >= groups.threshold
