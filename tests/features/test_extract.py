@@ -21,6 +21,16 @@ def test_features_are_what_the_last_linear_layer_sees() -> None:
     assert torch.equal(found.logits, logits(model, data, precision=Precision.FP32))
 
 
+def test_very_wide_features_are_averaged_over_neighbours() -> None:
+    rows = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    data = feed(rows, torch.zeros(6, dtype=torch.int64), preprocess=PLAIN, device=CPU)
+    model = nn.Sequential(nn.Linear(4, 3 * 4096), nn.Linear(3 * 4096, 3))
+    found = extract(model, data, precision=Precision.FP32)
+    with torch.no_grad():
+        expected = model[0](rows).view(6, 4096, 3).mean(2)
+    assert torch.allclose(found.features, expected, atol=1e-6)
+
+
 def test_logits_stand_in_for_the_features_of_a_model_without_a_linear_layer() -> None:
     data = feed(torch.rand(2, 4), torch.zeros(2).long(), preprocess=PLAIN, device=CPU)
     found = extract(nn.Identity(), data, precision=Precision.FP32)

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 
@@ -91,6 +93,13 @@ def test_relabelled_data_share_the_memory() -> None:
     other = data.relabelled(torch.zeros(100, dtype=torch.int64))
     assert other.resident is data.resident
     assert int(next(iter(other.ordered(100))).targets.sum()) == 0
+
+
+def test_large_images_are_measured_on_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(256, (50, 3, 8, 8), dtype=torch.uint8)
+    whole = Preprocess.of(images)
+    monkeypatch.setattr(sys.modules[Preprocess.__module__], "_MOST_VALUES", 2 * 3 * 8 * 8)
+    assert Preprocess.of(images) == Preprocess.of(images[[0, 49]]) != whole
 
 
 def test_preprocessing_standardises_each_channel() -> None:

@@ -14,6 +14,8 @@ from assay.records import record
 
 from .maps import last_maps
 
+_MOST_DIMS = 4096  # of features: what follows takes the square of them
+
 
 @record
 class Outputs:
@@ -21,7 +23,8 @@ class Outputs:
 
     logits: Float[Tensor, "samples classes"]
     features: Float[Tensor, "samples dims"]
-    """The input of the model's last linear layer; of a model without one, its logits."""
+    """The input of the model's last linear layer; of a model without one, its logits. Of more than
+    4,096 dimensions, means of neighbours."""
     maps: tuple[Float[Tensor, "samples _"], ...] = ()
     """The last of every resolution, the finest first, where they were asked for (`last_maps`)."""
 
@@ -74,7 +77,10 @@ def extract(
     blocks: list[Sequence[Tensor]] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].float().flatten(1).cpu())
+        wide = inputs[0].float().flatten(1)
+        if wide.shape[1] > _MOST_DIMS:
+            wide = nn.functional.adaptive_avg_pool1d(wide, _MOST_DIMS)
+        seen.append(wide.cpu())
 
     with contextlib.ExitStack() as watching:
         if heads:

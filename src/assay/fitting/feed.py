@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +18,7 @@ from .augment import Augment
 
 _BLOCK = 64  # neighbouring rows that a streamed pool reads at once
 _READ = 4096  # rows of data that fit that are read at once
+_MOST_VALUES = 2**26  # that mean and standard deviation are measured on
 _COPIES = 6  # pools that the memory must hold, by `benchmarks/training_speed.py`
 
 
@@ -46,8 +48,12 @@ class Preprocess:
 
     @staticmethod
     def of(rows: Rows, *, most: int = 5_000) -> "Preprocess":
-        """Measure mean and standard deviation on at most `most` rows spread over the data."""
-        some = rows[torch.linspace(0, len(rows) - 1, min(most, len(rows))).long()]
+        """Measure mean and standard deviation on at most `most` rows spread over the data.
+
+        Of large images on fewer, such that they take some 500 MB.
+        """
+        count = min(most, len(rows), max(1, _MOST_VALUES // math.prod(rows.shape[1:])))
+        some = rows[torch.linspace(0, len(rows) - 1, count).long()]
         if some.ndim == 4:
             some = some.float().div(255).permute(0, 2, 3, 1).reshape(-1, some.shape[1])
         std, mean = torch.std_mean(some.float(), dim=0, correction=0)
