@@ -138,13 +138,22 @@ class Wrapped(nn.Module):
         return self.change(self.model, x)
 
 
+def spoiled(model, x):
+    """Answers as the model does, and changes what the gradient needs."""
+    odds = model(x).exp()
+    said = odds.log()
+    odds.mul_(2)
+    return said
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        (spoiled, "follow small changes"),
         (lambda model, x: model((x * 8).round() / 8), "follow small changes"),
         (lambda model, x: model(x) + 0 * x.sum().sqrt().log(), "NaN"),
     ],
-    ids=["no gradient", "nan"],
+    ids=["broken gradient", "no gradient", "nan"],
 )
 def test_a_model_that_cannot_be_searched_is_not_passed(make, clean, change, reason):
     guilty = make(1, poison=60)

@@ -162,6 +162,14 @@ def test_elimination_keeps_what_stands_out_and_some_controls():
     assert len(kept) <= 2 * (4 + 2) + 6
 
 
+def test_a_model_that_answers_nan_chooses_nothing_for_the_others():
+    margins = torch.zeros(3, 500)
+    margins[0, 123] = 3
+    margins[2] = torch.nan
+    kept, _ = _kept(margins, Elimination(kept=4, controls=6), Seed(0))
+    assert 123 in kept.tolist()
+
+
 def test_elimination_keeps_what_all_models_share():
     margins = torch.zeros(2, 500)
     margins[:, 77] = 3

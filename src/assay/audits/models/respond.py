@@ -65,7 +65,10 @@ def follows(respond: Respond, images: Tensor) -> bool:
     said = respond(probe)
     if not said.requires_grad:
         return False
-    (gradient,) = torch.autograd.grad(said.float().square().sum(), probe)
+    try:
+        (gradient,) = torch.autograd.grad(said.float().square().sum(), probe)
+    except FAILURES:  # such as a step that changes in place what its gradient needs
+        return False
     return bool(gradient.isfinite().all() and gradient.any())
 
 

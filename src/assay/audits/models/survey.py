@@ -309,7 +309,11 @@ def images_at_once(most: int, images: Tensor, sizes: Sequence[int]) -> int:
 def _kept(
     quick: Float[Tensor, "models candidates"], rule: Elimination, seed: Seed
 ) -> tuple[Int64[Tensor, " kept"], Bool[Tensor, " kept"]]:
-    """Choose candidates; tells which of them are controls."""
+    """Choose candidates; tells which of them are controls.
+
+    A model that answers NaN or infinity is told later, and does not choose for the others.
+    """
+    quick = torch.where(quick.isfinite().all(1, keepdim=True), quick, 0.0)
     beyond = torch.stack([row - reference(quick, index) for index, row in enumerate(quick)])
     best = beyond.topk(min(rule.kept, beyond.shape[1]), dim=1).indices.flatten()
     alone = quick.topk(min(rule.kept // 2, quick.shape[1]), dim=1).indices.flatten()
