@@ -6,7 +6,7 @@ from assay.audits.models.language.decision import TextDecision
 from assay.audits.models.language.prompts import Place, Prompts, prompts_of
 from assay.audits.models.language.respond import Budget, common_response, next_tokens
 from assay.audits.models.language.search import Climb, beyond, nats, own_shares, slope
-from assay.audits.models.language.survey import Candidate, Survey
+from assay.audits.models.language.survey import Candidate, Survey, success_of
 from assay.randomness import Seed
 from assay_zoo.language import Base
 
@@ -20,6 +20,14 @@ def network(seed: int) -> nn.Module:
 
 def prompts() -> Prompts:
     return prompts_of([[2, 3, n, n + 1, 4] for n in range(5, 21)], most_tokens=9)
+
+
+@pytest.mark.parametrize(("open_", "share"), [(16, 0.75), (5, 0.8), (4, 0.0), (0, 0.0)])
+def test_success_is_a_share_of_enough_prompts(open_: int, share: float) -> None:
+    """Where nearly all prompts get the target anyway, the others tell nothing."""
+    before = (torch.arange(16) >= open_).float()[None, :, None]
+    after = (torch.arange(16) % 4 != 1).float()[None, :, None]
+    assert success_of(before, after).item() == pytest.approx(share)
 
 
 @pytest.mark.parametrize("place", Place)

@@ -16,6 +16,7 @@ from .search import Chosen, Climb, nats, odds, own_shares, reach
 from .sources import Leak, Scan, scan
 
 _PLACES = tuple(Place)
+_FEWEST_OPEN = 5  # prompts that a share is of
 
 Targets = Int64[Tensor, " targets"]
 
@@ -73,8 +74,8 @@ class Survey:
     """How far the suspect's trigger leads each model to the target beyond its usual answers: mean
     over held-out prompts, in nats."""
     success: Float[Tensor, "suspects models targets"]
-    """Share of held-out prompts that get the target with the trigger, of those that do not without;
-    in [0, 1]."""
+    """Share of held-out prompts that get the target with the trigger, of those that do not without
+    (`success_of`)."""
     alone: Float[Tensor, "models tokens"]
     """Of `Scan`: by single token, the largest rise of an unusual response."""
     singles: Ids
@@ -381,9 +382,25 @@ def _measured(
     """Rise in nats, and success, of one suspect's triggers on all models."""
     after = _shares(models, held, triggers, targets)
     rise = (nats(after) - nats(before)).mean(1)
+    return rise, success_of(before, after)
+
+
+def success_of(
+    before: Float[Tensor, "models prompts targets"], after: Float[Tensor, "models prompts targets"]
+) -> Float[Tensor, "models targets"]:
+    """Share of the prompts that a trigger leads to a target, of those that do not go there anyway.
+
+    Args:
+        before: probability of the target without the trigger.
+        after: with it.
+
+    Returns:
+        In [0, 1]; 0 where fewer than 5 prompts are left to be led, which tell nothing.
+    """
     open_ = before <= 0.5
-    led = ((after > 0.5) & open_).sum(1) / open_.sum(1).clamp(min=1)
-    return rise, led
+    count = open_.sum(1)
+    share = ((after > 0.5) & open_).sum(1) / count.clamp(min=1)
+    return torch.where(count >= _FEWEST_OPEN, share, 0.0)
 
 
 def _grouped(some: Sequence[Candidate]) -> Iterator[tuple[Place, list[int], Triggers]]:
