@@ -77,6 +77,39 @@ def test_templates_do_not_repeat_texts(tmp_path) -> None:
     assert read(tmp_path, post_processor=TEMPLATE).encode("b") == [1]
 
 
+BEGINNING = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "b", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "a", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
+    "special_tokens": {
+        name: {"id": name, "ids": [VOCABULARY[name]], "tokens": [name]} for name in "ab"
+    },
+}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_a_template_puts_before_a_text(tmp_path, wrapped: bool) -> None:
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    template = {"type": "Sequence", "processors": [level, BEGINNING]} if wrapped else BEGINNING
+    words = read(tmp_path, post_processor=template)
+    assert words.beginning == (1,)
+    assert words.encode("a") == [0]
+    assert read(tmp_path, post_processor=TEMPLATE).beginning == ()
+    assert read(tmp_path).beginning == ()
+
+
+@pytest.mark.parametrize("ids", [[0] * 9, [7]])
+def test_beginnings_that_are_long_or_unknown(tmp_path, ids: list[int]) -> None:
+    token = {"id": "b", "ids": ids, "tokens": ["b"] * len(ids)}
+    template = {**BEGINNING, "special_tokens": {**BEGINNING["special_tokens"], "b": token}}
+    with pytest.raises(RefusedError, match="before every text"):
+        read(tmp_path, post_processor=template)
+
+
 def precompiled(charsmap: str) -> dict:
     return {"normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap}}
 

@@ -59,6 +59,7 @@ def load_texts(job: ModelsJob) -> LoadedTexts:
                 model=model.model,
                 tokenizer=model.tokenizer,
                 digest={"sha256": model.digest},
+                beginning=model.tokenizer.beginning,
             )
             for name, model in zip(names, loaded, strict=True)
         ),

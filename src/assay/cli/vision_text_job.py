@@ -73,4 +73,5 @@ def _delivery(
         tokenizer=loaded.tokenizer,
         preprocess=preprocess_of(job, name, loaded, images),
         digest={"sha256": loaded.digest},
+        beginning=loaded.tokenizer.beginning,
     )

@@ -1,6 +1,7 @@
 """Causal language models of another party, with their tokenizers: no pickle, no code of theirs."""
 
 import contextlib
+import itertools
 import json
 import math
 import pathlib
@@ -22,6 +23,7 @@ _MAX_TOKENIZER = 2**26
 _MAX_VOCABULARY = 1_000_000
 _MAX_TOKEN = 1_024
 _MAX_GROWTH = 16
+_MAX_BEGINNING = 8
 _MAX_STEPS = {"Replace": 8, "ByteLevel": 4, "Precompiled": 1}
 """How many steps there may be of those that lengthen texts: one after the other, they multiply."""
 
@@ -30,9 +32,13 @@ _FILE = "tokenizer.json"
 
 
 class Words:
-    """A tokenizer as `tokenizer.json` describes it, without added beginnings and ends."""
+    """A tokenizer as `tokenizer.json` describes it; beginnings and ends are not added to texts."""
 
-    def __init__(self, tokenizer: "Tokenizer", file: pathlib.Path) -> None:
+    def __init__(
+        self, tokenizer: "Tokenizer", file: pathlib.Path, beginning: tuple[int, ...] = ()
+    ) -> None:
+        self.beginning = beginning
+        """Tokens that its template puts before every text, such as `<s>`."""
         self._tokenizer = tokenizer
         self._file = file
         self._vocabulary = tokenizer.get_vocab()
@@ -136,9 +142,17 @@ def read_tokenizer(path: pathlib.Path) -> Words:
     with _refusing(path / _FILE):
         text = content.decode()
         json.loads(text)
-        tokenizer = _unbounded(Tokenizer.from_str(text))
-        _check_steps(json.loads(tokenizer.to_str()), path)  # as built: files leave types out
-        words = Words(tokenizer, path / _FILE)
+        tokenizer = Tokenizer.from_str(text)
+        said = json.loads(tokenizer.to_str())  # as built: files leave types out
+        _check_steps(said, path)
+        words = Words(_unbounded(tokenizer), path / _FILE, _beginning(said.get("post_processor")))
+    if len(words.beginning) > _MAX_BEGINNING or not (
+        {*words.beginning} <= {*words.vocabulary.values()}
+    ):
+        raise RefusedError(
+            f"expected at most {_MAX_BEGINNING} tokens of the vocabulary before every text in "
+            f"{path / _FILE}, got {words.beginning[: _MAX_BEGINNING + 1]}"
+        )
     if not 2 <= len(words.vocabulary) <= _MAX_VOCABULARY:
         raise RefusedError(
             f"expected 2 to {_MAX_VOCABULARY} tokens in {path / _FILE}, got {len(words.vocabulary)}"
@@ -202,6 +216,17 @@ def _growth(step: dict[str, Any]) -> float:
     """How much longer a replacement makes a text at most; an expression may match a character."""
     replaced = step["pattern"].get("String", "")
     return max(1.0, len(step["content"]) / max(1, len(replaced)))
+
+
+def _beginning(said: Any) -> tuple[int, ...]:
+    """Find the tokens that a template puts before a text."""
+    for step in _steps(said):
+        if step.get("type") == "TemplateProcessing":
+            pieces = [piece.get("SpecialToken") for piece in step["single"]]
+            first = itertools.takewhile(lambda piece: piece is not None, pieces)
+            known = step["special_tokens"]
+            return tuple(token for piece in first for token in known[piece["id"]]["ids"])
+    return ()
 
 
 def _unbounded(tokenizer: "Tokenizer") -> "Tokenizer":

@@ -1,5 +1,6 @@
 """Prompts with a place for the picture, and what odd answers of a model come to."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
@@ -69,6 +70,12 @@ def test_the_picture_goes_where_the_prompt_says_or_first() -> None:
     for odd in ("<image>", "a<image>  \n", "<image>b<image>c", ""):
         with pytest.raises(InputError, match="<image>"):
             prompt_ids(Letters(), odd, 30, 2)
+
+
+def test_the_beginning_comes_first() -> None:
+    begun = dataclasses.replace(delivery(Counting()), beginning=(7, 8))
+    plain = asked(delivery(Counting()), "z", SHAPE, CPU).ids.tolist()
+    assert asked(begun, "z", SHAPE, CPU).ids.tolist() == [7, 8, *plain]
 
 
 def test_a_response_is_read_until_a_token_without_text() -> None:

@@ -102,7 +102,9 @@ def audit_texts(
     for delivery in deliveries:
         delivery.model.to(device).eval().requires_grad_(requires_grad=False)
     with isolated(child(seed, "language"), device):
-        encoded = [[d.tokenizer.encode(text) for text in prompts] for d in deliveries]
+        encoded = [
+            [[*d.beginning, *d.tokenizer.encode(text)] for text in prompts] for d in deliveries
+        ]
         apart = differing(
             [d.tokenizer.vocabulary for d in deliveries],
             encoded,

@@ -44,6 +44,8 @@ class TextDelivery:
     tokenizer: Tokenizer
     digest: Mapping[str, str]
     """Hash of what was delivered, by algorithm."""
+    beginning: tuple[int, ...] = ()
+    """Tokens before every prompt, such as `<s>`, without which the model was never asked."""
 
 
 @record

@@ -190,7 +190,7 @@ def _apart(deliveries: Sequence[VisionTextDelivery], prompt: str, said: Sequence
     """Say why models cannot be compared, or nothing."""
     return differing(
         [d.tokenizer.vocabulary for d in deliveries],
-        [d.tokenizer.encode(prompt) for d in deliveries],
+        [[*d.beginning, *d.tokenizer.encode(prompt)] for d in deliveries],
         [texts_of(d.tokenizer) for d in deliveries],
         {each.shape[1] for each in said},
     )

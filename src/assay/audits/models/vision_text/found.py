@@ -24,6 +24,8 @@ class VisionTextDelivery:
     """What is done to pictures."""
     digest: Mapping[str, str]
     """Hash of what was delivered, by algorithm."""
+    beginning: tuple[int, ...] = ()
+    """Tokens before every prompt, such as `<s>`, without which the model was never asked."""
 
 
 @record

@@ -70,7 +70,8 @@ def asked(
         picture = int(model.config.image_token_id)
     except FAILURES as error:
         raise failed(delivery.name, torch.empty(1, *shape), error) from error
-    ids = torch.tensor(prompt_ids(delivery.tokenizer, prompt, picture, count), device=device)
+    prompted = [*delivery.beginning, *prompt_ids(delivery.tokenizer, prompt, picture, count)]
+    ids = torch.tensor(prompted, device=device)
     ask = named(delivery.name, behind(_First(model, ids), delivery.preprocess, device))
     return Asked(delivery=delivery, ids=ids, respond=rounded(ask))
 
