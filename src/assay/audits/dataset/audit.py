@@ -153,7 +153,7 @@ def audit_dataset(
         trusted=trusted,
         rows=is_calibration.nonzero().squeeze(1),
         decision=settings.decision,
-        alpha=alpha,
+        alpha=alpha / taken,
     )
     some = drawn(held, child(seed, "held"))
     near, neighbours = nearest(mixed_in.inputs[:], some.inputs[:])
