@@ -139,6 +139,28 @@ def test_a_longer_confusion_may_convict_and_acquits_nobody(
         assert found.is_poison[~made.is_poison].float().mean() < 0.01
 
 
+@pytest.mark.parametrize(
+    ("doubted", "verdict"), [(1, Verdict.NO_INDICATOR), (3, Verdict.INCONCLUSIVE)]
+)
+def test_a_pass_needs_one_look_at_which_the_confusion_has_taken(
+    digits: Digits, doubted: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, trusted = (
+        dataclasses.replace(one, inputs=one.inputs[:].flatten(1).float()) for one in digits
+    )
+    asked: list[int] = []
+
+    def doubted_first(*_: object, classes: int) -> tuple[str, ...]:
+        asked.append(1)
+        return ("it has not taken",) if len(asked) <= doubted else ()
+
+    monkeypatch.setattr(Preflight, "confusion", doubted_first)
+    found = audited(samples, trusted)
+    assert found.verdict is verdict
+    assert ("it has not taken" in found.findings.reasons) == (doubted == 3)
+    assert len(asked) == 3
+
+
 def test_clean_digits_raise_no_alarm_and_the_seed_alone_decides(digits: Digits) -> None:
     samples, trusted = digits
     found, again = audited(samples, trusted), audited(samples, trusted)

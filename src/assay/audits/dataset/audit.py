@@ -171,12 +171,12 @@ def audit_dataset(
             seed=child(seed, "matched"),
         ),
     )
-    # a look after the larger weight (`Confusion.recall`) leaves more labels by itself
+    # a pass rests on every look, so it is enough that the confusion has taken at one; a look after
+    # the larger weight (`Confusion.recall`) leaves more labels by itself, and does not count
     usual = looks[: confusion.looks]
-    judged = said if any(said is look for look in usual) else usual[-1]
     doubts = (
-        *unsure(judged),
-        *settings.preflight.further(judged),
+        *min(map(unsure, usual), key=len),
+        *settings.preflight.further(usual[-1]),
         *settings.preflight.apart(samples, trusted),
     )
     return conclude(

@@ -29,7 +29,7 @@ ASSUMPTIONS = (
 NOT_EXAMINED = (
     "Backdoors whose trigger the trained network does not learn.",
     "Triggers that trusted samples carry too: they are unlearnt together, and only plain ones are "
-    "noticed.",
+    "noticed, where there are nine classes or more.",
     "Wrong labels without a trigger, and harm other than backdoors.",
     "Poison that entered a model by another way than this data set.",
 )
