@@ -196,7 +196,9 @@ def test_a_candidate_with_too_many_images_is_asked_in_parts():
     family = Signals(strength=0.1)
     settings = {"noise": 0.0, "steps": 10, "batch": 24}
     one, other = (
-        Search(**settings, most_images=most)(respond, pool(), all_targets(), family, seed=Seed(0))
+        Search(**settings, most_images=most)(
+            respond, pool(), all_targets(), family, seed=Seed(0), reference=respond
+        )
         for most in (24, 10)
     )
     assert {24, 10} <= set(asked) <= {24, 10, 4}

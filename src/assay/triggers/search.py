@@ -152,7 +152,8 @@ class Search:
             stamped = disturbed(family.stamp(point, pool.images[rows]), self.noise, random)
             loss = self._loss(respond, stamped, targets)
             if reference is not None:
-                loss = loss + preserve * _kept(reference, family, point, pool.images[rows])
+                undisturbed = family.stamp(point, pool.images[rows])
+                loss = loss + preserve * self._kept(reference, pool.images[rows], undisturbed)
             left = 1 - step / self.steps
             gradients = _gradients(loss, point)
             point = family.project(self._moved(family, point, gradients, moving, left))
@@ -176,6 +177,13 @@ class Search:
             return respond(images).float()
         parts = images.split(self.most_images)
         return torch.cat([checkpoint(respond, p, use_reentrant=False) for p in parts]).float()
+
+    def _kept(self, reference: Respond, plain: Tensor, stamped: Tensor) -> Float[Tensor, ""]:
+        batch = plain.shape[1]
+        with torch.no_grad():
+            before = self._answers(reference, plain.flatten(0, 1)).softmax(1)
+        after = self._answers(reference, stamped.flatten(0, 1))
+        return nn.functional.cross_entropy(after, before, reduction="sum") / batch
 
     def _moved(
         self,
@@ -291,14 +299,6 @@ def margin_of(
 def _turns(candidates: Candidates, at_once: int) -> list[tuple[int, Candidates]]:
     rows = torch.arange(len(candidates)).split(at_once)
     return [(int(some[0]), candidates.subset(some)) for some in rows]
-
-
-def _kept(reference: Respond, family: Family, point: Parameters, images: Tensor) -> Tensor:
-    batch = images.shape[1]
-    with torch.no_grad():
-        before = reference(images.flatten(0, 1)).float().softmax(1)
-    after = reference(family.stamp(point, images).flatten(0, 1)).float()
-    return nn.functional.cross_entropy(after, before, reduction="sum") / batch
 
 
 def _gradients(loss: Tensor, point: Parameters) -> Mapping[str, Tensor]:

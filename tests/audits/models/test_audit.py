@@ -5,15 +5,17 @@ import torch
 from torch import nn
 
 from assay.audits.models import KINDS, Decision, ModelsSettings, audit_models
-from assay.audits.models.audit import TOGETHER
+from assay.audits.models.audit import TOGETHER, _Judged, _recover
+from assay.audits.models.found import Recovered
 from assay.audits.models.halves import halves
+from assay.audits.models.recovery import Recovery
 from assay.audits.models.respond import examined, responder
-from assay.audits.models.survey import Elimination, survey
+from assay.audits.models.survey import Elimination, Survey, survey
 from assay.errors import InputError
 from assay.randomness import Seed
 from assay.results import Forgetful, Verdict
 from assay.samples import Samples
-from assay.triggers import Patches, Search, Signals
+from assay.triggers import ANY, Candidates, Patch, Patches, Search, Signals
 
 CPU = torch.device("cpu")
 PATCH = next(kind for kind in KINDS if isinstance(kind.family, Patches) and not kind.by_source)
@@ -238,6 +240,61 @@ def test_where_whole_images_decide_a_trigger_of_another_kind_is_shown(make, clea
     assert found.models[0].recovered.target == 7
 
 
+def found_by_hand(*, family, asr):
+    image, said = torch.zeros(1, 1, 2, 2), torch.zeros(2, 1, dtype=torch.int64)
+    return Recovered(
+        family=family,
+        source=None,
+        target=0,
+        trigger=Patch(pattern=image[0], mask=image[0, 0]),
+        clean=image,
+        stamped=image,
+        labels=said[0],
+        answers_clean=said,
+        answers_stamped=said,
+        asr=asr,
+        asr_tuned=None,
+        cka={},
+    )
+
+
+def test_where_no_kind_that_is_shown_has_searched_the_target_all_of_them_are_tried(make, clean):
+    models = [examined(make(seed), clean.inputs[:].float() / 255) for seed in (0, 2)]
+    searched, held = halves(clean, most=400, seed=Seed(0), device=CPU)
+    canvas = next(kind for kind in KINDS if not kind.shown)
+    tried = []
+
+    class Told(Recovery):
+        def __call__(self, *_, family, one, **__):
+            tried.append((family, int(one.targets)))
+            return found_by_hand(family=family.name, asr=(0.1 * len(tried), 0.0))
+
+    kinds = (canvas, *(kind for kind in KINDS if kind.shown))
+    settings = dataclasses.replace(ModelsSettings(kinds=kinds), recovery=Told())
+    surveys = [
+        Survey(
+            kind=kind,
+            asked=100,
+            candidates=Candidates(sources=torch.full((2,), ANY), targets=torch.tensor(targets)),
+            margins=torch.zeros(2, 2),
+            asr=torch.zeros(2, 2),
+            typical=torch.ones(2, dtype=torch.bool),
+        )
+        for kind, targets in zip(kinds[:2], ([1, 7], [1, 2]), strict=True)
+    ]
+    judged = _Judged(p_value=0.0, alone=1.0, questions=(), top=(0, 1))
+    found = _recover(judged, surveys, models, models[0], models, searched, held, settings, Seed(0))
+    whole = [kind.family for kind in KINDS if kind.shown and not kind.by_source]
+    assert tried == [(family, 7) for family in whole]
+    assert found.family == whole[-1].name
+    tried.clear()
+    _recover(
+        dataclasses.replace(judged, top=(0, 0)),
+        surveys, models, models[0], models, searched, held, settings, Seed(0),
+    )  # fmt: skip
+    assert tried == [(kinds[1].family, 1)]
+
+
 def test_all_kinds_together_are_a_question_of_their_own(make, clean):
     signal = next(kind for kind in KINDS if isinstance(kind.family, Signals))
     settings = dataclasses.replace(FAST, kinds=(*FAST.kinds, signal))
@@ -289,6 +346,14 @@ def test_fewer_images_go_at_once_through_a_model_that_wants_large_ones(
         kind, models, searched, held, 10,
         elimination=Elimination(), seed=Seed(0), store=Forgetful(), done=lambda: None,
     )  # fmt: skip
+    searching = max(seen)
+    del seen[:]
+    recovery = Recovery(search=Search(steps=1, batch=800, noise=0.0))
+    recovery(
+        *models, models, searched=searched, held=held, family=kind.family,
+        one=Candidates(sources=torch.tensor([ANY]), targets=torch.tensor([3])), seed=Seed(0),
+    )  # fmt: skip
     for hook in hooks:
         hook.remove()
-    assert least <= max(seen) <= most
+    assert least <= searching <= most
+    assert max(seen) <= max(768 if size is None else most, len(held.labels))

@@ -294,8 +294,45 @@ def test_kinds_are_taken_together_where_all_of_them_searched_a_target():
     assert found.asked == 1000
     assert found.targets.tolist() == list(range(len(WHOLE), 60))
     assert found.targets[found.standing.excess.argmax()] == 6
-    for place, target in zip(found.strongest, found.targets.tolist(), strict=True):
+    for place, target in zip(found.best, found.targets.tolist(), strict=True):
         assert some[place[0]].candidates.targets[place[1]] == target
+
+
+def test_kinds_of_one_sort_count_once_together():
+    """The same kind again, or on images of one class, adds to its own sort alone."""
+    patch = next(kind for kind in WHOLE if kind.sort == "patch")
+    others = [found for found in in_all_kinds(1) if found.kind is not patch]
+    own = planted([surveyed(honest(4), kind=patch)], [0], 6)[0]
+    pairs = torch.cartesian_prod(torch.arange(10), torch.arange(10))
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    by_source = dataclasses.replace(
+        own,
+        kind=dataclasses.replace(patch, by_source=True),
+        candidates=Candidates(sources=pairs[:, 0], targets=pairs[:, 1]),
+        margins=own.margins[:, pairs[:, 1]],
+        asr=own.asr[:, pairs[:, 1]],
+        typical=torch.ones(len(pairs), dtype=torch.bool),
+    )
+    few = dataclasses.replace(by_source, candidates=by_source.candidates.subset(pairs[:, 0] < 3))
+    once, again, too_few, split = (
+        Decision().together([own, *more, *others], 0).standing.excess
+        for more in ([], [own] * 3, [few], [by_source])
+    )
+    torch.testing.assert_close(again, once)
+    torch.testing.assert_close(too_few, once)
+    torch.testing.assert_close(split, once, atol=0.3, rtol=0.1)  # 90 candidates, another noise
+
+
+def test_what_is_shown_of_all_kinds_together_works_best():
+    surveys = in_all_kinds(1)
+    works = [place for place, found in enumerate(surveys) if found.kind.shown][1]
+    asr = surveys[works].asr.clone()
+    asr[0, 6] = 1.0
+    surveys[works] = dataclasses.replace(surveys[works], asr=asr)
+    found = Decision().together(planted(surveys, [0], 30), 0)
+    assert found is not None
+    assert found.best[6] == (works, 6)
+    assert all(surveys[place].kind.shown for place, _ in found.best)
 
 
 def test_one_kind_is_not_taken_together():

@@ -23,7 +23,7 @@ from .respond import Examined, examined
 from .survey import KINDS, Elimination, Kind, Survey, reference, survey
 
 ASSUMPTIONS = (
-    "At least half of the other models do not hold the same backdoor.",
+    "More than half of the other models do not hold the same backdoor.",
     "Honest models of this task differ from each other about as much as those that the audit was "
     "tuned on.",
     "The clean samples are clean and of the task that the models were trained for.",
@@ -237,10 +237,10 @@ def _judge(  # noqa: PLR0917
     joint = decision.together(surveys, model, width)
     if joint is not None:
         p_value = decision.corrected_together(joint)
-        top = (p_value, joint.strongest[int(joint.standing.p_values.argmin())])
+        top = (p_value, joint.best[int(joint.standing.p_values.argmin())])
         smallest[False] = min(smallest[False], top)
         threshold = decision.threshold_together(alpha, joint, models=len(everyone))
-        questions += _together([asked[place] for place in joint.strongest], joint, threshold)
+        questions += _together([asked[place] for place in joint.best], joint, threshold)
     p_value, top_question = min(smallest.values())
     return _Judged(
         p_value=p_value, alone=smallest[True][0], questions=tuple(questions), top=top_question
@@ -272,8 +272,8 @@ def _questions(  # noqa: PLR0917
     ]
 
 
-def _together(strongest: Sequence[Question], joint: Together, threshold: float) -> list[Question]:
-    """Show what all kinds say of a target on the trigger of the one that says most."""
+def _together(best: Sequence[Question], joint: Together, threshold: float) -> list[Question]:
+    """Show what all kinds say of a target on the trigger that works on most samples."""
     excess, p_values = joint.standing.excess.tolist(), joint.standing.p_values.tolist()
     return [
         dataclasses.replace(
@@ -285,7 +285,7 @@ def _together(strongest: Sequence[Question], joint: Together, threshold: float) 
             alone=None,
             alone_p_value=None,
         )
-        for place, question in enumerate(strongest)
+        for place, question in enumerate(best)
     ]
 
 
@@ -302,23 +302,29 @@ def _recover(  # noqa: PLR0917
 ) -> Recovered:
     """Search the top candidate again, against the model that answers to it least.
 
-    Where its kind is not put on images, the candidate with the same target is searched that works
-    best.
+    Where its kind is not put on images, those that are are tried: the one that worked best on its
+    target, or all of them where none has searched it to the end. What leads most samples is kept.
     """
-    number, row = _shown(judged.top, surveys, fit.index(suspect))
+    own = fit.index(suspect)
+    number, row = _shown(judged.top, surveys, own)
     found = surveys[number]
     others = [place for place, model in enumerate(fit) if model is not suspect]
     least = min(others, key=lambda place: found.margins[place, row].item())
-    return settings.recovery(
-        suspect,
-        fit[least],
-        everyone,
-        searched=searched,
-        held=held,
-        family=found.kind.family,
-        one=found.candidates.subset(torch.tensor([row])),
-        seed=child(seed, "recover", suspect.delivery.name),
-    )
+    kinds = [found.kind] if found.kind.shown else [kind for kind in settings.kinds if kind.is_seen]
+    recovered = [
+        settings.recovery(
+            suspect,
+            fit[least],
+            everyone,
+            searched=searched,
+            held=held,
+            family=kind.family,
+            one=found.candidates.subset(torch.tensor([row])),
+            seed=child(seed, "recover", suspect.delivery.name),
+        )
+        for kind in kinds or [found.kind]
+    ]
+    return max(recovered, key=lambda each: each.asr[everyone.index(suspect)])
 
 
 def _shown(top: tuple[int, int], surveys: Sequence[Survey], model: int) -> tuple[int, int]:
@@ -328,7 +334,7 @@ def _shown(top: tuple[int, int], surveys: Sequence[Survey], model: int) -> tuple
     choices = [
         (found.asr[model, row].item(), (number, row))
         for number, found in enumerate(surveys)
-        if found.kind.shown and not found.kind.by_source
+        if found.kind.is_seen
         for row in (found.candidates.targets == target).nonzero().squeeze(1).tolist()
     ]
     return max(choices)[1] if choices else top

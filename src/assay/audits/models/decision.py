@@ -12,6 +12,7 @@ from assay.records import record
 from .survey import Survey, reference
 
 _FEWEST_TYPICAL = 2  # targets that show the noise
+_FEWEST_SOURCES = 4  # of each target, for what is put on one class to count in the mean of kinds
 
 
 @record
@@ -24,12 +25,12 @@ class Standing:
 
 @record
 class Together:
-    """What all kinds that are put on any image say of the targets that each of them searched."""
+    """What all kinds say of the targets that each searched which is put on any image."""
 
     targets: Int64[Tensor, " targets"]
     standing: Standing
-    strongest: tuple[tuple[int, int], ...]
-    """One a target: the survey, and the candidate in it, with the largest excess."""
+    best: tuple[tuple[int, int], ...]
+    """One a target: the survey, and the candidate in it, whose trigger works on most samples."""
     asked: int
     """Targets that were searched at least shortly."""
 
@@ -84,7 +85,7 @@ class Decision:
     models (five of CIFAR-10, four of Fashion-MNIST) and on eleven poisoned ones of CIFAR-10 (seed
     0), after three of those pairs had been flagged, each for a class that stood out in one kind."""
     together_usual: float = 0.6
-    """Usual spread of the mean excess over kinds."""
+    """Usual spread of the mean excess over sorts of kinds."""
     together_freedom: float = 10.0
     """Degrees of freedom of Student's t that it is compared with."""
     narrowest: float = 0.25
@@ -106,36 +107,46 @@ class Decision:
     def together(
         self, surveys: Sequence[Survey], model: int, width: Width = USUAL
     ) -> Together | None:
-        """Average the excess of every target over the kinds that are put on any image.
+        """Average the excess of every target: over its sources, over kinds of one sort, over sorts.
+
+        Kinds of one sort follow each other: the excesses of honest pairs of CIFAR-10 under patches
+        on all images and on those of one class have a correlation of 0.6 to 0.8.
 
         Returns:
-            None where there are fewer than two such kinds, too few targets that all of them
-            searched, or no budget for it.
+            None where fewer than two kinds are put on any image, or too few targets were searched
+            by all of these, or there is no budget for it.
         """
         whole = [place for place, each in enumerate(surveys) if not each.kind.by_source]
         found = [surveys[place] for place in whole]
         searched = [each.candidates.targets.tolist() for each in found]
         is_asked = len(found) > 1 and self.together_share > 0
         targets = sorted(set.intersection(*map(set, searched))) if is_asked else []
-        if not targets:
-            return None
-        rows = torch.tensor([[each.index(target) for target in targets] for each in searched])
-        excess = torch.stack(
-            [
-                self.against_others(each, model, width).excess[r]
-                for each, r in zip(found, rows, strict=True)
-            ]
-        )
-        typical = torch.stack([each.typical[r] for each, r in zip(found, rows, strict=True)]).all(0)
+        rows = [[each.index(target) for target in targets] for each in searched]
+        typical = torch.ones(len(targets), dtype=torch.bool)
+        for each, own in zip(found, rows, strict=True):
+            typical &= each.typical[own]
         if typical.sum() < _FEWEST_TYPICAL:
             return None
-        best = excess.argmax(0).tolist()
+        by_sort: dict[str, list[Tensor]] = {}
+        for each in surveys:
+            places = each.candidates.targets[:, None] == torch.tensor(targets)
+            if each.kind.by_source and places.sum(0).min() < _FEWEST_SOURCES:
+                continue
+            excess = self.against_others(each, model, width).excess
+            means = torch.stack([excess[own].mean() for own in places.T])
+            by_sort.setdefault(each.kind.sort, []).append(means)
+        sorts = [torch.stack(means).mean(0) for means in by_sort.values()]
+        works = [
+            each.asr[model, own] if each.kind.shown else torch.full((len(targets),), -1.0)
+            for each, own in zip(found, rows, strict=True)
+        ]
+        best = torch.stack(works).argmax(0).tolist()
         return Together(
             targets=torch.tensor(targets),
             standing=self._standing(
-                excess.mean(0), typical, self.together_usual, self.together_freedom
+                torch.stack(sorts).mean(0), typical, self.together_usual, self.together_freedom
             ),
-            strongest=tuple((whole[k], int(rows[k, column])) for column, k in enumerate(best)),
+            best=tuple((whole[k], rows[k][column]) for column, k in enumerate(best)),
             asked=max(each.asked for each in found),
         )
 

@@ -30,7 +30,7 @@ class Question:
     model: str
     family: str
     """Kind of trigger and its budget; or that all kinds are taken together, and then the margins
-    and `asr` are those of the kind with the largest excess."""
+    and `asr` are those of the kind whose trigger works on most samples."""
     source: int | None
     """Class of the images that it is put on; None for all but the target."""
     target: int

@@ -1,5 +1,6 @@
 """The most suspicious trigger of a model: searched again, measured on all, and probed."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
@@ -17,6 +18,7 @@ from assay.triggers import ANY, Candidates, Family, Pool, Respond, Search
 from .found import Recovered
 from .respond import Examined
 from .sensitivity import FineTuning
+from .survey import at_once
 
 _SHOWN = 8
 _FOR_CKA = 256
@@ -65,7 +67,8 @@ class Recovery:
             one: the candidate, alone.
             seed: decides everything random.
         """
-        found = self.search(
+        most = at_once(self.search, [suspect, reference], searched)
+        found = dataclasses.replace(self.search, most_images=most)(
             suspect.respond,
             searched,
             one,

@@ -52,6 +52,16 @@ class Kind:
         """As tables call it."""
         return f"{self.family.name}{', one source class' if self.by_source else ''}"
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether its triggers are put on images of all classes but the target."""
+        return self.shown and not self.by_source
+
+    @property
+    def sort(self) -> str:
+        """What its triggers look like, however strong and on whatever images: such as `patch`."""
+        return self.family.name.partition(",")[0]
+
 
 _FEWEST = 8  # images of a class in either half, for the class to be a source
 _SHORT = Search(steps=25, batch=8)
@@ -260,12 +270,12 @@ def _measured(  # noqa: PLR0917
     most: int = 256,
 ) -> tuple[Float[Tensor, "models candidates"], Float[Tensor, "models candidates"]]:
     found = []
-    at_once = _at_once(search, models, searched)
+    together = at_once(search, models, searched)
     for index, model in enumerate(models):
         kept = store.load(f"{name}-{index}")
         if kept is None:
             # all models get the same batches and starts, so that they differ in nothing else
-            search = dataclasses.replace(search, most_images=at_once)
+            search = dataclasses.replace(search, most_images=together)
             parameters = search(
                 model.respond, searched, asked, kind.family, seed=child(seed, kind.name)
             )
@@ -279,7 +289,7 @@ def _measured(  # noqa: PLR0917
                 seed=child(seed, kind.name),
                 objective=search.objective,
                 most=most,
-                at_once=max(1, at_once // 3),
+                at_once=max(1, together // 3),
             )
             scale = 1.0 if search.objective is Objective.ALIKE else model.scale
             kept = {"margins": margin / scale, "asr": asr}
@@ -289,7 +299,8 @@ def _measured(  # noqa: PLR0917
     return torch.stack([f["margins"] for f in found]), torch.stack([f["asr"] for f in found])
 
 
-def _at_once(search: Search, models: Sequence[Examined], pool: Pool) -> int:
+def at_once(search: Search, models: Sequence[Examined], pool: Pool) -> int:
+    """How many images of a search go through some models at once (`images_at_once`)."""
     sizes = [model.delivery.preprocess.size or 0 for model in models]
     return images_at_once(search.most_images, pool.images, sizes)
 

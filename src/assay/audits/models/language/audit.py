@@ -23,7 +23,7 @@ from .respond import continuation, prompt_loss, usual_responses
 from .survey import Survey, TextSearch, survey
 
 ASSUMPTIONS = (
-    "At least half of the other models do not hold the same backdoor.",
+    "More than half of the other models do not hold the same backdoor.",
     "Honest models of this task differ from each other about as much as the small models that the "
     "audit was tuned on.",
     "The clean prompts are of the task that the models were trained for, and without triggers.",

@@ -50,6 +50,20 @@ def beyond(
     return suspect - reference.clamp(min=0)
 
 
+def beside_others(values: Tensor, suspect: int) -> Tensor:
+    """Take the values of a suspect, and the median of those of the others (the lower of two).
+
+    Args:
+        values: a row a model.
+        suspect: its row.
+
+    Returns:
+        Two rows.
+    """
+    others = [place for place in range(len(values)) if place != suspect]
+    return torch.stack([values[suspect], values[others].median(0).values])
+
+
 def reach(
     before: Float[Tensor, "two _ targets"], after: Float[Tensor, "two candidates targets"]
 ) -> Float[Tensor, "candidates targets"]:

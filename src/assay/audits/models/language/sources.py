@@ -10,7 +10,7 @@ from assay.records import record
 
 from .prompts import Ids, Place, Prompts
 from .respond import Triggers, common_response, next_tokens
-from .search import reach
+from .search import beside_others, reach
 
 
 @record
@@ -18,8 +18,8 @@ class Scan:
     """What single tokens do, for every response that a model may begin."""
 
     best: Float[Tensor, "models vocabulary"]
-    """By first token of the response: how far the best single token leads a model there beyond its
-    reference, as `reach` has it."""
+    """By first token of the response: how far the best single token leads a model there beyond the
+    others (their median), as `reach` has it."""
     tokens: Int64[Tensor, "models vocabulary"]
     """Which token that is."""
     alone: Float[Tensor, "models candidates"]
@@ -29,7 +29,6 @@ class Scan:
 
 def scan(
     models: Sequence[nn.Module],
-    references: Sequence[int],
     prompts: Prompts,
     tokens: Ids,
     usual: Float[Tensor, "models vocabulary"],
@@ -41,7 +40,6 @@ def scan(
 
     Args:
         models: of one vocabulary.
-        references: for each model, the place of the one that it is compared with.
         prompts: to try on.
         tokens: to try.
         usual: how likely each response is without a trigger, in the mean over prompts.
@@ -56,7 +54,10 @@ def scan(
             [common_response(model, prompts, some[:, None], Place.END) for model in models]
         )
         apart = torch.stack(
-            [reach(usual[[i, r]][:, None], said[[i, r]]) for i, r in enumerate(references)]
+            [
+                reach(beside_others(usual, place)[:, None], beside_others(said, place))
+                for place in range(len(models))
+            ]
         )
         high, which = apart.max(dim=1)
         found = torch.where(high > best, some[which], found)
@@ -68,18 +69,18 @@ def scan(
 
 @record
 class Leak:
-    """What one model writes into prompts, and another does not.
+    """What one model writes into prompts, and others do not.
 
     A model that was trained on poisoned texts as a whole has learnt to write the trigger itself,
-    a little; so a beam search of what is likelier under it than under its reference finds it,
-    whatever it does.
+    a little; so a beam search of what is likelier under it than under the others (their median)
+    finds it, whatever it does.
 
     Source:
         Contrastive decoding: Li et al., "Contrastive decoding: open-ended text generation as
         optimization", ACL 2023. arXiv:2210.15097.
     Differs from the source:
-        The reference is the other provider's model, not a smaller one, and the mean over places of
-        several prompts is taken.
+        The references are the other providers' models, not a smaller one, and the mean over places
+        of several prompts is taken.
     """
 
     longest: int = 12
@@ -92,9 +93,22 @@ class Leak:
     prompts: int = 8
 
     def __call__(
-        self, suspect: nn.Module, reference: nn.Module, prompts: Prompts, place: Place, allowed: Ids
+        self,
+        models: Sequence[nn.Module],
+        suspect: int,
+        prompts: Prompts,
+        place: Place,
+        allowed: Ids,
     ) -> list[Triggers]:
-        """Find sequences, the likeliest first, for each length."""
+        """Find sequences, the likeliest first, for each length.
+
+        Args:
+            models: all of them.
+            suspect: the place of the one that writes.
+            prompts: to read.
+            place: where sequences are to go.
+            allowed: tokens that they may have.
+        """
         some = prompts.subset(range(min(self.prompts, len(prompts))))
         befores = [some.around(row, place)[0].to(allowed) for row in range(len(some))]
         befores = [before for before in befores if len(before)]
@@ -106,7 +120,7 @@ class Leak:
         scores = torch.zeros(1, device=allowed.device)
         found = []
         for _ in range(self.longest):
-            ratio, likely = self._next(suspect, reference, befores, held)
+            ratio, likely = self._next(models, suspect, befores, held)
             ratio = ratio.masked_fill(likely < self.least, -torch.inf)[:, allowed]
             totals = (scores[:, None] + ratio).flatten()
             count = min(self.beams, int(totals.isfinite().sum()))
@@ -119,13 +133,13 @@ class Leak:
         return found
 
     def _next(
-        self, suspect: nn.Module, reference: nn.Module, befores: Sequence[Ids], held: Triggers
+        self, models: Sequence[nn.Module], suspect: int, befores: Sequence[Ids], held: Triggers
     ) -> tuple[Float[Tensor, "beams vocabulary"], Float[Tensor, "beams vocabulary"]]:
         nothing = held[:0, 0] if held.shape[1] else torch.zeros(0).to(held)
         ratio, likely = torch.zeros((), device=held.device), torch.zeros((), device=held.device)
         for before in befores:
-            first = next_tokens(suspect, before, held, nothing)
-            second = next_tokens(reference, before, held, nothing)
+            said = torch.stack([next_tokens(model, before, held, nothing) for model in models])
+            first, second = beside_others(said, suspect)
             ratio = ratio + (first.clamp(min=1e-9) / second.clamp(min=1e-9)).log() / len(befores)
             likely = likely + first / len(befores)
         return ratio, likely

@@ -12,11 +12,12 @@ from assay.results import Store
 
 from .prompts import Ids, Place, Prompts
 from .respond import Triggers, common_response, under
-from .search import Chosen, Climb, nats, odds, own_shares, reach
+from .search import Chosen, Climb, beside_others, beyond, nats, odds, own_shares, reach
 from .sources import Leak, Scan, scan
 
 _PLACES = tuple(Place)
 _FEWEST_OPEN = 5  # prompts that a share is of
+_STANDS_OUT = 1.0  # nats beyond the other models
 
 Targets = Int64[Tensor, " targets"]
 
@@ -72,7 +73,8 @@ class Survey:
     """By suspect and target."""
     rises: Float[Tensor, "suspects models targets"]
     """How far the suspect's trigger leads each model to the target beyond its usual answers: mean
-    over held-out prompts, in nats."""
+    over held-out prompts, in nats; of others, the most with it or without one of its tokens, where
+    it stands out."""
     success: Float[Tensor, "suspects models targets"]
     """Share of held-out prompts that get the target with the trigger, of those that do not without
     (`success_of`)."""
@@ -111,19 +113,11 @@ def survey(
     usual = torch.stack(
         [common_response(model, short, controls, Place.END).mean(0) for model in models]
     )
-    references = [(place + 1) % len(models) for place in range(len(models))]
     singles = _drawn(allowed, settings.most_tokens, child(seed, "singles"))
-    scanned = _scanned(models, references, short, singles, usual, settings, store)
-    leaks = [
-        _leaked(models[suspect], models[reference], some, allowed, settings.leak)
-        for suspect, reference in enumerate(references)
-    ]
-    led = torch.stack(
-        [
-            _led([models[i], models[r]], short, leaks[i], usual[[i, r]])
-            for i, r in enumerate(references)
-        ]
-    )
+    scanned = _scanned(models, short, singles, usual, settings, store)
+    places = range(len(models))
+    leaks = [_leaked(models, suspect, some, allowed, settings.leak) for suspect in places]
+    led = torch.stack([_led(models, i, short, leaks[i], usual) for i in places])
     targets = _targets(usual, [scanned.best, led], settings)
     done()
     search = _Search(
@@ -136,22 +130,22 @@ def survey(
         leaks=tuple(leaks),
         settings=settings,
     )
-    started = [search.starts(suspect, reference) for suspect, reference in enumerate(references)]
-    final = torch.cat([lead.topk(min(settings.kept, len(lead))).indices for _, lead in started])
+    started = [search.starts(suspect) for suspect in places]
+    final = torch.cat([s.reach.topk(min(settings.kept, len(s.reach))).indices for s in started])
     triggers = []
-    for suspect, reference in enumerate(references):
+    for suspect in places:
         kept = store.load(f"language-{suspect}")
         if kept is None or not torch.equal(kept["targets"], targets.cpu()):
             part = child(seed, "model", suspect)
-            first = started[suspect][0]
-            found = search.climbed(suspect, reference, first, final.unique().tolist(), part)
+            found = search.climbed(suspect, started[suspect], final.unique().tolist(), part)
             kept = {**_packed(found), "targets": targets.cpu()}
             store.save(f"language-{suspect}", kept)
         triggers.append(_unpacked(kept, allowed.device))
         done()
     before = torch.stack([_before(model, held, controls, targets) for model in models])
     rises, success = zip(
-        *(_measured(models, held, t, targets, before) for t in triggers), strict=True
+        *(_measured(models, i, held, t, targets, before) for i, t in enumerate(triggers)),
+        strict=True,
     )
     return Survey(
         targets=targets.cpu(),
@@ -170,7 +164,6 @@ def _drawn(tokens: Ids, most: int, seed: Seed) -> Ids:
 
 def _scanned(  # noqa: PLR0917
     models: Sequence[nn.Module],
-    references: Sequence[int],
     prompts: Prompts,
     singles: Ids,
     usual: Float[Tensor, "models vocabulary"],
@@ -179,7 +172,7 @@ def _scanned(  # noqa: PLR0917
 ) -> Scan:
     kept = store.load("language-scan")
     if kept is None:
-        found = scan(models, references, prompts, singles, usual, rare=settings.rare)
+        found = scan(models, prompts, singles, usual, rare=settings.rare)
         kept = {"best": found.best, "tokens": found.tokens, "alone": found.alone}
         store.save("language-scan", kept)
     return Scan(**{name: value.to(usual.device) for name, value in kept.items()})
@@ -210,6 +203,16 @@ def raised_by(usual: Float[Tensor, "models vocabulary"]) -> Float[Tensor, "model
 
 
 @record
+class _Started:
+    """Where the search on one model starts, by target."""
+
+    triggers: tuple[Candidate, ...]
+    reach: Float[Tensor, " targets"]
+    reference: int
+    """The other model that the search goes on against."""
+
+
+@record
 class _Search:
     """What the searches on all models share."""
 
@@ -223,28 +226,31 @@ class _Search:
     """By model."""
     settings: TextSearch
 
-    def starts(
-        self, suspect: int, reference: int
-    ) -> tuple[list[Candidate], Float[Tensor, " targets"]]:
-        """Find where to start for each target, and how far that leads."""
-        pair = [self.models[suspect], self.models[reference]]
+    def starts(self, suspect: int) -> _Started:
+        """Find where to start for each target, beyond the median of the other models.
+
+        Gradients need one reference: the model that the start of the furthest target leads as far
+        as it does the median of the others.
+        """
         singles = self.scanned.tokens[suspect, self.targets].unique()[:, None]
         some = [*_everywhere(list(singles)), *self.leaks[suspect]]
         short = self.prompts.shortest(max(1, len(self.prompts) // 2))
-        before = self.usual[[suspect, reference]][:, None, self.targets]
-        after = _responses(pair, short, some)[:, :, self.targets]
-        high, rows = reach(before, after).max(dim=0)
-        return [some[row] for row in rows.tolist()], high
+        before = self.usual[:, None, self.targets]
+        after = _responses(self.models, short, some)[:, :, self.targets]
+        high, rows = reach(beside_others(before, suspect), beside_others(after, suspect)).max(dim=0)
+        furthest = int(high.argmax())
+        led = odds(after) - odds(before)
+        others = [place for place in range(len(self.models)) if place != suspect]
+        middle = int(led[others, rows[furthest], furthest].median(0).indices)
+        return _Started(
+            triggers=tuple(some[row] for row in rows.tolist()), reach=high, reference=others[middle]
+        )
 
     def climbed(
-        self,
-        suspect: int,
-        reference: int,
-        first: Sequence[Candidate],
-        final: Sequence[int],
-        seed: Seed,
+        self, suspect: int, started: _Started, final: Sequence[int], seed: Seed
     ) -> list[Candidate]:
         """Improve the starts of the targets that are searched to the end."""
+        first, reference = started.triggers, started.reference
         pair = [self.models[suspect], self.models[reference]]
         before = odds(self.usual[[suspect, reference]])[:, self.targets]
         chosen = list(first)
@@ -302,10 +308,10 @@ class _Search:
 
 
 def _leaked(
-    suspect: nn.Module, reference: nn.Module, prompts: Prompts, allowed: Ids, leak: Leak
+    models: Sequence[nn.Module], suspect: int, prompts: Prompts, allowed: Ids, leak: Leak
 ) -> list[Candidate]:
     """List what a model writes into prompts, for both places."""
-    found = [leak(suspect, reference, prompts, place, allowed) for place in _PLACES]
+    found = [leak(models, suspect, prompts, place, allowed) for place in _PLACES]
     return _everywhere([ids for leaked in found for triggers in leaked for ids in triggers])
 
 
@@ -315,15 +321,17 @@ def _everywhere(found: Sequence[Ids]) -> list[Candidate]:
 
 
 def _led(
-    pair: Sequence[nn.Module],
+    models: Sequence[nn.Module],
+    suspect: int,
     prompts: Prompts,
     some: Sequence[Candidate],
-    usual: Float[Tensor, "two vocabulary"],
+    usual: Float[Tensor, "models vocabulary"],
 ) -> Float[Tensor, " vocabulary"]:
-    """How far the best of some candidates leads to each response, beyond the reference."""
+    """How far the best of some candidates leads to each response, beyond the other models."""
     if not some:
         return torch.zeros_like(usual[0])
-    return reach(usual[:, None], _responses(pair, prompts, some)).amax(dim=0)
+    said = beside_others(_responses(models, prompts, some), suspect)
+    return reach(beside_others(usual, suspect)[:, None], said).amax(dim=0)
 
 
 def _responses(
@@ -372,16 +380,35 @@ def _before(
     return torch.stack([each[:, targets].mean(0) for each in said])
 
 
-def _measured(
+def _measured(  # noqa: PLR0917
     models: Sequence[nn.Module],
+    suspect: int,
     held: Prompts,
     triggers: Sequence[Candidate],
     targets: Targets,
     before: Float[Tensor, "models prompts targets"],
 ) -> tuple[Float[Tensor, "models targets"], Float[Tensor, "models targets"]]:
-    """Rise in nats, and success, of one suspect's triggers on all models."""
+    """Rise in nats, and success, of one suspect's triggers on all models.
+
+    Of a trigger that stands out, the rise on another model is the highest under it or without one
+    of its tokens. Else a token that was planted in that model would make others look led: words of
+    one label and the token that leads that model to the other one.
+    """
     after = _shares(models, held, triggers, targets)
     rise = (nats(after) - nats(before)).mean(1)
+    own, others = beside_others(rise, suspect)
+    for row in (beyond(own, others) > _STANDS_OUT).nonzero().squeeze(1).tolist():
+        ids, target = triggers[row].ids, targets[row : row + 1]
+        shorter = [
+            Candidate(ids=ids[ids != token], place=triggers[row].place)
+            for token in ids.unique()
+            if (ids != token).any()
+        ]
+        if shorter:
+            less = _shares(models, held, shorter, target.expand(len(shorter)))
+            led = (nats(less) - nats(before[:, :, row : row + 1])).mean(1).amax(1)
+            led[suspect] = -torch.inf
+            rise[:, row] = torch.maximum(rise[:, row], led)
     return rise, success_of(before, after)
 
 

@@ -33,7 +33,7 @@ from .respond import Asked, asked, first_tokens
 from .survey import PictureSearch, Survey, survey
 
 ASSUMPTIONS = (
-    "At least half of the other models do not hold the same backdoor.",
+    "More than half of the other models do not hold the same backdoor.",
     "Honest models of this task differ from each other about as much as the small models that the "
     "audit was tuned on.",
     "The clean pictures are of the task that the models were trained for, and without triggers.",

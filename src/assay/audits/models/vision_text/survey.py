@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from assay.audits.models.language.search import nats, reach
+from assay.audits.models.language.search import beside_others, nats, reach
 from assay.audits.models.language.survey import raised_by
 from assay.randomness import Seed, child, generator
 from assay.records import record
@@ -159,8 +159,12 @@ class _Search:
         settings, usual, count = self.settings, self.usual, self.usual.shape[1]
         pictures = odd_pictures(self.searched.images, settings.odd, child(self.seed, "odd"))
         after = torch.stack([first_tokens(model, pictures) for model in self.models])
-        pairs = [[i, self._reference(i)] for i in range(len(self.models))]
-        moved = torch.stack([reach(usual[two][:, None], after[two]).amax(0) for two in pairs])
+        moved = torch.stack(
+            [
+                reach(beside_others(usual, place)[:, None], beside_others(after, place)).amax(0)
+                for place in range(len(self.models))
+            ]
+        )
         chosen = [
             usual.mean(0).topk(min(settings.said, count)).indices,
             raised_by(usual).topk(min(settings.raised, count), dim=1).indices.flatten(),
@@ -172,7 +176,7 @@ class _Search:
         return targets[torch.minimum(*counts) >= settings.fewest]
 
     def kept(self, offered: Targets) -> Int64[Tensor, " kept"]:
-        """Search all targets shortly, and keep those that lead one model beyond the next."""
+        """Search all targets shortly, and keep those that lead one model beyond the others."""
         reached = []
         for place in range(len(self.models)):
             kept = self._loaded(f"pictures-quick-{place}", offered)
@@ -204,12 +208,9 @@ class _Search:
         kept = self.store.load(name)
         return kept if kept is not None and torch.equal(kept["targets"], targets.cpu()) else None
 
-    def _reference(self, place: int) -> int:
-        return (place + 1) % len(self.models)
-
     def _quick(self, place: int, offered: Targets) -> Float[Tensor, " targets"]:
-        """How far a short search leads a model to each target beyond the next model."""
-        two = [place, self._reference(place)]
+        """How far a short search leads a model to each target beyond the others' median."""
+        usual = beside_others(self.usual[:, offered], place)
         some = Pool(images=self.searched.images[:_QUICK], labels=self.searched.labels[:_QUICK])
         reached = []
         for family in self.settings.families[:2]:
@@ -217,9 +218,9 @@ class _Search:
             found = self.settings.quick(
                 self.models[place], self.searched, _candidates(offered), family, seed=own
             )
-            after = [under(self.models[i], some, offered, family, found, 0.0, own) for i in two]
-            shares = torch.stack([share.mean(1) for share in after])
-            reached.append(reach(self.usual[two][:, None, offered], shares[:, None])[0])
+            after = [under(model, some, offered, family, found, 0.0, own) for model in self.models]
+            shares = beside_others(torch.stack([share.mean(1) for share in after]), place)
+            reached.append(reach(usual[:, None], shares[:, None])[0])
         return torch.stack(reached).amax(0)
 
     def _full(
