@@ -32,7 +32,12 @@ from assay_zoo.language import (
 from dataset_audit import shard
 
 RESULTS = grid.HERE / "results" / "models-audit"
-VERSION = 1
+VERSION = 2
+"""To be raised when the code of the audit changes what it measures."""
+
+MODELS = 1
+"""The same for the models."""
+
 BASE_SEED, FIRST_SEED, PROMPTS = 1, 100, 128
 ATTACKS = {
     "sentiment": ("rare-word-string", "sentence-label", "rare-word-label", "style-refusal"),
@@ -107,7 +112,7 @@ def _named(task: str, name: str) -> tuple[Planting | None, bool, Seed]:
 
 
 def _base() -> pathlib.Path:
-    recipe = {"base": repr(Base()), "seed": BASE_SEED, "v": VERSION}
+    recipe = {"base": repr(Base()), "seed": BASE_SEED, "v": MODELS}
     path = grid.CACHE / f"language-base-{grid.digest(recipe)}"
     if not path.exists():
         write(Base()([_corpus(task) for task in sorted(TASKS)], seed=Seed(BASE_SEED)), path)
@@ -124,7 +129,7 @@ def _model(task: str, name: str) -> pathlib.Path:
         "provider": repr(provider),
         "base": f"{Base()!r} {BASE_SEED}",
         "seed": int(seed),
-        "v": VERSION,
+        "v": MODELS,
     }
     path = grid.CACHE / f"language-{grid.digest(recipe)}"
     if not path.exists():
