@@ -91,7 +91,7 @@ def _measure(
         settings=settings,
         seed=Seed(0),
         device=cases[0].device,
-        store=Shared(cases, settings),
+        store=Shared(cases, settings, clean.classes),
     )
     return {
         "poisoned": [case.attack is not None for case in cases],
@@ -119,7 +119,7 @@ def _surveys(
             clean.classes,
             elimination=settings.elimination,
             seed=child(Seed(0), "survey"),
-            store=Shared(cases, settings),
+            store=Shared(cases, settings, clean.classes),
             done=lambda: None,
         )
         for kind in settings.kinds

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import pathlib
 import time
@@ -36,8 +37,11 @@ from model_baselines import MODEL_BASELINES, ModelBaseline
 RESULTS = grid.HERE / "results" / "models-audit"
 ABLATION = grid.HERE / "results" / "models-ablation"
 TABLE = grid.HERE / "MODELS.md"
-VERSION = 2
+VERSION = 3
 """To be raised when the code of the audit changes what it measures."""
+
+SEARCHES = 2
+"""The same for the searches alone, which are kept."""
 
 TUNED = {
     "cifar10": "The audit's constants were chosen on these models; how kinds are taken together, "
@@ -78,7 +82,12 @@ def main() -> int:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     if asked.table:
-        parts = ablation.section(grid.read_all(ABLATION), TUNED)
+        import models_surveys
+
+        parts = [
+            *models_surveys.section(grid.read_all(models_surveys.RESULTS)),
+            *ablation.section(grid.read_all(ABLATION), TUNED),
+        ]
         TABLE.write_text(table(grid.read_all(RESULTS)) + "\n" + "\n".join(parts))
         return 0
     groups = [
@@ -128,13 +137,13 @@ LABELLED = {"digits": 10}
 def pairs(scenarios: Sequence[str], seeds: int, honest: int) -> list[tuple[Named, Named]]:
     """Pair every poisoned model with an honest one, honest ones, and those of one backdoor."""
     poisoned = [(name, seed) for seed in range(seeds) for name in scenarios]
-    mixed = [(one, (_partner(one[0]), i % honest)) for i, one in enumerate(poisoned)]
+    mixed = [(one, (partner_of(one[0]), i % honest)) for i, one in enumerate(poisoned)]
     both = itertools.combinations([(CLEAN, seed) for seed in range(honest)], 2)
     shared = [((name, seed - 1), (name, seed)) for seed in range(1, seeds) for name in scenarios]
     return [*mixed, *both, *shared]
 
 
-def _partner(scenario: str) -> str:
+def partner_of(scenario: str) -> str:
     """Name the honest scenario whose models learn as those of a scenario do."""
     return CLEAN + FEW if _is_semi(scenario) else CLEAN
 
@@ -229,13 +238,13 @@ def _judged(case: Case, method: ModelBaseline) -> grid.Result:
         "score": found.score,
         "flagged": found.flagged,
         "target": found.target,
-        "targets": _targets(case),
+        "targets": targets_of(case),
         "method_wall_s": time.perf_counter() - wall,
         "method_cpu_s": time.process_time() - cpu,
     }
 
 
-def _targets(case: Case) -> list[int]:
+def targets_of(case: Case) -> list[int]:
     if case.attack is None:
         return []
     prepared = prepare(case)
@@ -243,13 +252,20 @@ def _targets(case: Case) -> list[int]:
 
 
 class Shared:
-    """Keeps what the search found on each model, under the model's own name."""
+    """Keeps what the search found on each model, under the model's own name.
+
+    Of many classes all models together choose what is searched to the end: then the name is that of
+    a model among these.
+    """
 
     reused = False
     """Whether anything was found that another pair had kept."""
 
-    def __init__(self, cases: Sequence[Case], settings: ModelsSettings) -> None:
-        self.names = [grid.digest({**c.recipe, "version": VERSION}) for c in cases]
+    def __init__(self, cases: Sequence[Case], settings: ModelsSettings, classes: int) -> None:
+        self.names = [grid.digest({**c.recipe, "version": SEARCHES}) for c in cases]
+        if classes > settings.elimination.most:
+            everyone = grid.digest({"models": self.names})
+            self.names = [f"{name}-among-{everyone}" for name in self.names]
         searches = [(repr(k.family), repr(k.search), k.by_source) for k in settings.kinds]
         rest = (repr(settings.elimination), settings.most_samples)
         self.settings = grid.digest({"searches": searches, "rest": rest})
@@ -293,7 +309,7 @@ def _measure(first: Case, second: Case, settings: ModelsSettings) -> grid.Result
     cases = (first, second)
     clean = trusted_of(first)
     ordinary = [undefended(case) for case in cases]
-    deliveries, store = delivered(cases), Shared(cases, settings)
+    deliveries, store = delivered(cases), Shared(cases, settings, clean.classes)
     # only one seed, or the searches of a model could not be shared between its pairs
     wall, cpu = time.perf_counter(), time.process_time()
     found = audit_models(
@@ -322,7 +338,7 @@ def _about(case: Case, model: ModelResult, index: int) -> dict[str, Any]:
     return {
         "name": model.name,
         "poisoned": case.attack is not None,
-        "targets": _targets(case),
+        "targets": targets_of(case),
         "accuracy": model.accuracy,
         "verdict": model.verdict.value,
         "p_value": model.p_value,
@@ -340,6 +356,7 @@ def _about(case: Case, model: ModelResult, index: int) -> dict[str, Any]:
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
     """Render the stored pairs as Markdown."""
+    cells = _latest(cells)
     lines = [
         "# Results of the models audit",
         "",
@@ -351,20 +368,39 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "that was recovered leads to the attacker's class. ASR of the recovered trigger: on the "
         "model, on the other one, and on the model after fine-tuning on clean samples. In per "
         "cent. Honest models stand in several pairs, so intervals are narrower than they should "
-        "be. In `encoders` true ASR is how often the nearest neighbours of a triggered test "
-        "image, of another class, vote for the class that the attacker wants.",
+        "be. ‡ marks a pair that was judged before kinds of one sort counted once; all pairs are "
+        "judged by the present decision below. In `encoders` true ASR is how often the nearest "
+        "neighbours of a triggered test image, of another class, vote for the class that the "
+        "attacker wants.",
         "",
     ]
-    for setting in sorted({_setting(cell["recipe"]) for cell in cells}):
-        own = [cell for cell in cells if _setting(cell["recipe"]) == setting]
+    for setting in sorted({setting_of(cell["recipe"]) for cell in cells}):
+        own = [cell for cell in cells if setting_of(cell["recipe"]) == setting]
         judged = [cell for cell in own if "baseline" in cell["recipe"]]
-        lines += _section(setting, [c["result"] for c in own if c not in judged])
+        lines += _section(setting, [_marked(c) for c in own if c not in judged])
         if judged:
             lines += _compared(judged)
     return "\n".join(lines) + "\n"
 
 
-def _setting(recipe: Mapping[str, Any]) -> str:
+def _latest(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Take the last measurement of every pair, and everything else."""
+    last = {}
+    for cell in sorted(cells, key=lambda cell: cell.get("provenance", {}).get("date", "")):
+        fixed = {k: v for k, v in cell["recipe"].items() if k not in {"method", "version"}}
+        last[json.dumps(fixed, sort_keys=True)] = cell
+    return [cell for cell in cells if any(cell is each for each in last.values())]
+
+
+def _marked(cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Mark the names of models in a pair of classifiers that a former decision judged."""
+    result, recipe = cell["result"], cell["recipe"]
+    is_former = isinstance(recipe.get("first"), Mapping) and recipe.get("version") != VERSION
+    mark = " ‡" if is_former else ""
+    return {**result, "models": [{**m, "name": m["name"] + mark} for m in result["models"]]}
+
+
+def setting_of(recipe: Mapping[str, Any]) -> str:
     """Name the data, and how models are made where that differs from the usual way."""
     model = recipe.get("first", recipe)
     if not isinstance(model, Mapping):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from assay_zoo.scenarios import SCENARIOS, Learner
-from models_audit import case_of, pairs, parser_of, table
+from models_audit import VERSION, case_of, pairs, parser_of, table
 
 CPU = torch.device("cpu")
 
@@ -62,3 +62,24 @@ def test_the_quality_of_encoders_is_shown_where_it_was_measured(measured) -> Non
     assert "| grid-0 | 75.0 † | yes | yes |" in text
     said = "90.0 by 1 poisoned encoders, 80.0 by 1 honest ones."
     assert (said in text) == measured
+
+
+def test_of_a_pair_that_was_measured_again_the_last_counts_and_former_ones_are_marked() -> None:
+    def pair(version: int, day: int, attack: str) -> dict[str, object]:
+        models = [model(f"{attack}-s0", poisoned=True), model("clean-s0", poisoned=False)]
+        return {
+            "recipe": {
+                "data": "digits",
+                "first": {"scenario": attack},
+                "second": {"scenario": "clean"},
+                "method": f"settings {version}",
+                "version": version,
+            },
+            "result": {"verdict": "flagged", "true_asr": 0.9, "models": models},
+            "provenance": {"date": f"2026-11-{day:02}"},
+        }
+
+    text = table([pair(VERSION, 20, "blend"), pair(2, 10, "blend"), pair(2, 10, "trojan")])
+    assert text.count("| blend-s0 |") == 1
+    assert text.count("| trojan-s0 ‡ |") == 1
+    assert "Right model: 2 of 2" in text

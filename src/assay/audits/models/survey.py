@@ -53,6 +53,11 @@ class Kind:
         return f"{self.family.name}{', one source class' if self.by_source else ''}"
 
     @property
+    def key(self) -> str:
+        """What stores call that which was found of it."""
+        return "survey-" + "".join(c if c.isalnum() else "-" for c in self.name)
+
+    @property
     def is_seen(self) -> bool:
         """Whether its triggers are put on images of all classes but the target."""
         return self.shown and not self.by_source
@@ -217,7 +222,6 @@ def survey(
         store: what to resume from.
         done: called after each model.
     """
-    name = "survey-" + "".join(c if c.isalnum() else "-" for c in kind.name)
     everything = candidates(kind, searched, held, classes, seed=child(seed, "candidates"))
     if not len(everything):
         return None
@@ -225,11 +229,13 @@ def survey(
     if len(everything) > elimination.most and not kind.by_source:
         quick = _measured(
             kind, elimination.short(kind.search), models, searched, held, everything, seed, store,
-            f"{name}-quick", lambda: None, elimination.most_images,
+            f"{kind.key}-quick", lambda: None, elimination.most_images,
         )  # fmt: skip
         rows, typical = _kept(quick[0], elimination, child(seed, "controls"))
         chosen = everything.subset(rows)
-    found = _measured(kind, kind.search, models, searched, held, chosen, seed, store, name, done)
+    found = _measured(
+        kind, kind.search, models, searched, held, chosen, seed, store, kind.key, done
+    )
     return Survey(
         kind=kind,
         asked=len(everything),
