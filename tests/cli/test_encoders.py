@@ -98,6 +98,7 @@ def test_clean_images_may_have_labels_or_none(run: Run, digits: torch.Tensor) ->
         counted = parsed(said.stdout)
         assert (counted["groups"], counted["trusted"]) == (10, count)
         assert 10 in counted["candidates"].values()
+        assert counted["wall_s"] > 0
     assert "models of 10 groups" in run(*ASKED, "--clean", clean, "--dry-run").stdout
     assert not pathlib.Path("runs").exists()
 

@@ -225,6 +225,9 @@ def test_a_dry_run_counts_and_leaves_nothing(run: Run, quick_models: Calls) -> N
     counted = parsed(run(*arguments, "--json").stdout)
     assert set(counted["candidates"].values()) == {3, 6}
     assert counted["searches"] == 2 * sum(counted["candidates"].values())
+    assert counted["image_passes"] > counted["searches"]
+    assert counted["wall_s"] > 0
+    assert "at the pace measured just now" in said.stdout
     assert set(pathlib.Path().rglob("*")) == before
     assert not quick_models
 

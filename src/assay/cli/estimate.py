@@ -48,8 +48,8 @@ def show_estimate(job: DatasetJob, loaded: Loaded, *, json: bool) -> None:
         f"on {job.device}: about {rate:,.0f} samples a second in training, measured just now"
     )
     for name, seconds in stages.items():
-        write(f"  {name:15} {_time(seconds)}")
-    write(f"in all about {_time(sum(stages.values()))}; nothing was run or written")
+        write(f"  {name:15} {time_of(seconds)}")
+    write(f"in all about {time_of(sum(stages.values()))}; nothing was run or written")
     for reason in foreseen:
         write(f"inconclusive unless something is flagged: {reason}")
 
@@ -109,5 +109,6 @@ def _feed(job: DatasetJob, loaded: Loaded, device: torch.device) -> Feed:
     )
 
 
-def _time(seconds: float) -> str:
+def time_of(seconds: float) -> str:
+    """Say how long something takes, roughly."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

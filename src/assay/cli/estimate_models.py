@@ -1,21 +1,34 @@
 """What a models audit would search, before it does."""
 
+import dataclasses
+import statistics
+import time
+
 import torch
 from torch import Tensor
 
-from assay.audits.models import ENCODER_SETTINGS, Groups, Kind, ModelsSettings
+from assay.audits.models import ENCODER_SETTINGS, Delivery, Groups, Kind, ModelsSettings, effort
+from assay.audits.models.encoders import Features
 from assay.audits.models.language import TextSettings
-from assay.audits.models.survey import candidates
+from assay.audits.models.respond import responder
+from assay.audits.models.survey import candidates, images_at_once
 from assay.audits.models.vision_text import VisionTextSettings
 from assay.randomness import Seed
+from assay.samples import Rows
 from assay.storage import documents
 from assay.triggers import Pool
 
 from .encoders_job import LoadedEncoders
+from .estimate import time_of
 from .models_job import LoadedModels, ModelsJob
 from .output import write
 from .texts_job import LoadedTexts
 from .vision_text_job import LoadedVisionTexts
+
+_TIMED = 96
+"""Images that go through each model at once, to see how fast it is; fewer large ones."""
+_TIMES = 2
+"""How often, after once that does not count."""
 
 
 def show_search(
@@ -24,7 +37,7 @@ def show_search(
     *,
     json: bool,
 ) -> None:
-    """Say how many candidate triggers would be searched on each model."""
+    """Say what would be searched on each model, and of models of images how long it takes."""
     if isinstance(loaded, LoadedTexts):
         _show_texts(job, loaded, json=json)
         return
@@ -34,18 +47,23 @@ def show_search(
     if isinstance(loaded, LoadedEncoders):
         classes, what = Groups().count, "groups"
         labels, settings = torch.arange(len(loaded.images)) % classes, ENCODER_SETTINGS
+        images = loaded.images
     else:
-        settings = ModelsSettings()
+        settings, images = ModelsSettings(), loaded.clean.inputs
         classes, what, labels = loaded.clean.classes, "classes", loaded.clean.labels
-    kinds = {k.name: _candidates(k, labels, classes, job.seed) for k in settings.kinds}
+    kinds = {k: _candidates(k, labels, classes, job.seed) for k in settings.kinds}
+    passes = effort(settings, list(kinds.values()), len(labels), models=len(loaded.deliveries))
+    seconds = sum(passes / _rate(job, loaded, each, images) for each in loaded.deliveries)
     document = {
         "schema": "assay/search/v1",
         "models": [delivery.name for delivery in loaded.deliveries],
         what: classes,
         "trusted": len(labels),
         "device": job.device,
-        "candidates": kinds,
+        "candidates": {kind.name: count for kind, count in kinds.items()},
         "searches": sum(kinds.values()) * len(loaded.deliveries),
+        "image_passes": passes * len(loaded.deliveries),
+        "wall_s": seconds,
     }
     if json:
         write(documents.dump(document))
@@ -54,12 +72,34 @@ def show_search(
         f"{len(loaded.deliveries)} models of {classes} {what}, on "
         f"{len(labels):,} trusted images and {job.device}; on each model:"
     )
-    for name, count in kinds.items():
-        write(f"  {name:32} {count:5,} candidate triggers")
+    for kind, count in kinds.items():
+        write(f"  {kind.name:32} {count:5,} candidate triggers")
     write(
-        f"in all at most {document['searches']:,} searches; nothing was run or written, and how "
-        "long they take is not known before"
+        f"in all at most {document['searches']:,} searches, {document['image_passes']:,} images "
+        f"through the models and back; about {time_of(seconds)} at the pace measured just now; "
+        "nothing was run or written"
     )
+
+
+def _rate(
+    job: ModelsJob, loaded: LoadedModels | LoadedEncoders, delivery: Delivery, images: Rows
+) -> float:
+    """Measure how many images a second go through a model, and their gradients back."""
+    device, size = torch.device(job.device), delivery.preprocess.size or 0
+    some = images[:_TIMED].to(device).float() / 255
+    some = some[: images_at_once(_TIMED, some, [size])]
+    is_encoder = isinstance(loaded, LoadedEncoders)
+    model = Features(delivery.model) if is_encoder else delivery.model
+    respond = responder(dataclasses.replace(delivery, model=model), device)
+    took = []
+    for _ in range(_TIMES + 1):
+        began = time.monotonic()
+        probe = some.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(respond(probe).sum(), probe, allow_unused=True)
+        if gradient is not None:
+            gradient.sum().item()  # waits for the device
+        took.append(time.monotonic() - began)
+    return len(some) / statistics.median(took[1:])
 
 
 def _show_texts(job: ModelsJob, loaded: LoadedTexts, *, json: bool) -> None:

@@ -69,7 +69,11 @@ def models(
     ] = None,
     max_minutes: options.MaxMinutes = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be searched; search nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be searched, and of models of images how long it takes.",
+        ),
     ] = False,
     memory_mb: options.MemoryMb = 4096,
     mean: options.Mean = None,

@@ -1,10 +1,11 @@
+import copy
 import dataclasses
 
 import pytest
 import torch
 from torch import nn
 
-from assay.audits.models import KINDS, Decision, ModelsSettings, audit_models
+from assay.audits.models import KINDS, Decision, ModelsSettings, Preflight, audit_models, effort
 from assay.audits.models.audit import TOGETHER, _Judged, _recover
 from assay.audits.models.found import Recovered
 from assay.audits.models.halves import halves
@@ -324,6 +325,41 @@ def test_models_see_values_of_8_bits_only_and_gradients_pass(make):
     values = (seen[0] * std + mean) * 255
     assert torch.allclose(values, values.round(), atol=1e-3)
     assert gradient.any()
+
+
+@pytest.mark.parametrize("classes", [10, 4])
+def test_the_effort_that_is_foreseen_is_what_goes_through_the_models(make, clean, classes):
+    """Of ten classes here some are eliminated after a short search, of four none."""
+    kept = (clean.labels < classes).nonzero().squeeze(1)
+    clean = dataclasses.replace(clean.subset(kept), class_names=clean.class_names[:classes])
+    settings = dataclasses.replace(
+        FAST,
+        elimination=Elimination(most=5, kept=1, controls=3, share=0.5, batch=12),
+        preflight=Preflight(fewest_samples=100),
+    )
+    deliveries, passed = [], []
+    for seed in (0, 2):
+        made = make(seed)
+        deliveries.append(
+            dataclasses.replace(made, model=First(copy.deepcopy(made.model), classes))
+        )
+        deliveries[-1].model.register_forward_pre_hook(
+            lambda _, inputs: passed.append(len(inputs[0]) / (1 if torch.is_grad_enabled() else 3))
+        )
+    audit(*deliveries, clean=clean, settings=settings)
+    foreseen = effort(settings, [classes], len(clean), models=2)
+    assert sum(passed) / 2 == pytest.approx(foreseen, rel=0.2)
+
+
+class First(nn.Module):
+    """Knows the first classes only."""
+
+    def __init__(self, model, classes):
+        super().__init__()
+        self.model, self.classes = model, classes
+
+    def forward(self, images):
+        return self.model(images)[:, : self.classes]
 
 
 @pytest.mark.parametrize(("size", "least", "most"), [(None, 200, 10**4), (64, 60, 192)])

@@ -2,6 +2,7 @@
 
 from .audit import ModelsSettings as ModelsSettings
 from .audit import audit_models as audit_models
+from .audit import effort as effort
 from .decision import Decision as Decision
 from .encoders import ENCODER_SETTINGS as ENCODER_SETTINGS
 from .encoders import Groups as Groups

@@ -134,6 +134,34 @@ def audit_models(
     return _concluded(sure, deliveries, clean, alpha=alpha, started=started, device=device)
 
 
+def effort(
+    settings: ModelsSettings, candidates: Sequence[int], samples: int, *, models: int
+) -> int:
+    """Count the images that go through one model and back, at most.
+
+    Args:
+        settings: of the audit.
+        candidates: how many there are of each kind.
+        samples: clean ones.
+        models: how many there are.
+
+    Returns:
+        Images; one that goes through without gradients counts a third.
+    """
+    rule, held = settings.elimination, min(samples, settings.most_samples) // 2
+    total = 0.0
+    for kind, count in zip(settings.kinds, candidates, strict=True):
+        kept = count
+        if count > rule.most and not kind.by_source:
+            short = rule.short(kind.search)
+            total += count * (short.steps * short.batch + min(held, rule.most_images) / 3)
+            kept = min(count, models * (rule.kept + rule.kept // 2) + rule.controls)
+        total += kept * (kind.search.steps * kind.search.batch + min(held, 256) / 3)
+    again = settings.recovery
+    total += 3 * again.search.steps * again.search.batch  # the suspect, and the reference twice
+    return round(total + again.tuning.steps * again.tuning.batch_size)
+
+
 def _surveys(  # noqa: PLR0917
     fit: Sequence[Examined],
     searched: Pool,
