@@ -167,10 +167,9 @@ def _judged(
     ]
     for name, pairs in mixed.items():
         models = sum(cell["recipe"]["scenario"] == name for cell in poisoned)
-        middle = sorted(p for p, _ in pairs)[len(pairs) // 2] if pairs else float("nan")
+        middle = f"{sorted(p for p, _ in pairs)[len(pairs) // 2]:.2g}" if pairs else "—"
         lines.append(
-            f"| {name} | {models} | {_right(pairs)} of {len(pairs)} | {_wrong(pairs)} | "
-            f"{middle:.2g} |"
+            f"| {name} | {models} | {_right(pairs)} of {len(pairs)} | {_wrong(pairs)} | {middle} |"
         )
     everything = [pair for pairs in mixed.values() for pair in pairs]
     false = sum(min(pair) <= ALPHA for pair in null)
