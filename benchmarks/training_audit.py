@@ -35,7 +35,8 @@ from assay_zoo.scenarios import SCENARIOS
 from dataset_audit import shard
 
 RESULTS = grid.HERE / "results" / "training-audit"
-VERSION = 1
+VERSION = 2
+"""Of engagements; to be raised when the code of the judgement changes what it measures."""
 TUNED = {"vision": (4, 20), "language": (2, 11)}
 """Sub-runs that settings were chosen on (images) and that profiles are calibrated on (both)."""
 ENGAGEMENTS = 200

@@ -12,15 +12,16 @@ from safetensors.torch import save_file
 
 from assay.audits.training import Fault
 from assay.providers.bundle import MANIFEST, part_entry
-from assay.providers.client import Client
+from assay.providers.client import Client, run_training
 from assay.providers.executors import Ended, Work
 from assay.providers.ledger import LEDGER, Ledger
 from assay.providers.receiving import Received, receive
 from assay.providers.worker import work as do_work
+from assay.results import Verdict
 from assay.storage import documents
 from assay.storage.weights import read_weights
 
-from .conftest import Kept, Scene, Train, around, honest
+from .conftest import RECIPE, Kept, Scene, Train, around, honest
 
 NAME = "bea"
 
@@ -133,7 +134,7 @@ TRAININGS: dict[str, tuple[Train, Fault]] = {
     "an empty log": (writing("log.jsonl", lambda _: b""), Fault.TOO_FEW_STEPS),
     "a log of other steps": (
         writing("log.jsonl", lambda _: b'{"step": 0}\n{"step": 2}\n{"step": 1}\n'),
-        Fault.TAMPERED,
+        Fault.TOO_FEW_STEPS,
     ),
     "a log of other weights": (
         writing(
@@ -142,13 +143,20 @@ TRAININGS: dict[str, tuple[Train, Fault]] = {
                 b'{"step": %d, "digest": "%s"}\n' % (i, b"0" * 64) for i in range(3)
             ),
         ),
-        Fault.TAMPERED,
+        Fault.TOO_FEW_STEPS,
     ),
     "a log that is none": (writing("log.jsonl", lambda _: b"\xff{"), Fault.BROKEN),
     "an endless log": (writing("log.jsonl", lambda _: b"\n" * 2**17), Fault.REFUSED),
 }
 
 
+@pytest.fixture
+def unchecking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that send whatever the training left."""
+    monkeypatch.setattr("assay.providers.worker._check_parts", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unchecking")
 @pytest.mark.parametrize("what", TRAININGS)
 def test_what_is_wrong_with_weights_and_logs_is_found(
     scene: Scene, tmp_path: pathlib.Path, what: str
@@ -159,14 +167,38 @@ def test_what_is_wrong_with_weights_and_logs_is_found(
     assert fault(answer(client, scene, tmp_path / "work")) is wanted
 
 
+STEPS_FROM_0 = ("enumerate(order, first_step)", "enumerate(order)")
+MODEL_ALONE = ("on_step(step, now)", 'on_step(step, {"weight": now["weight"]})')
+
+
+def slipping(scene: Scene, slip: tuple[str, str]) -> None:
+    """Put a slip into the recipe, which all execute."""
+    (scene.folder / "recipe.py").write_text(RECIPE.replace(*slip))
+    scene.forget()
+
+
+@pytest.mark.usefixtures("unchecking")
+@pytest.mark.parametrize("slip", [STEPS_FROM_0, MODEL_ALONE], ids=["steps from 0", "model alone"])
+def test_a_slip_in_the_recipe_accuses_nobody(scene: Scene, slip: tuple[str, str]) -> None:
+    slipping(scene, slip)
+    judged = run_training(scene.held(), Ledger(scene.folder / LEDGER), around(Kept(), scene.serve))
+    found = {delivery.fault for delivery in judged.course.deliveries()}
+    assert Fault.TOO_FEW_STEPS in found
+    assert found <= {Fault.TOO_FEW_STEPS, None}
+    assert {p.verdict for p in judged.audit.providers} == {Verdict.INCONCLUSIVE}
+
+
 class Failing:
     """A training that fails."""
+
+    def __init__(self, said: str = "exit code 1: out of memory") -> None:
+        self._said = said
 
     def start(self, _: Work) -> "Failing":
         return self
 
     def poll(self) -> Ended:
-        return Ended(error="exit code 1: out of memory")
+        return Ended(error=self._said)
 
     def stop(self) -> None:
         pass
@@ -253,9 +285,10 @@ MANIFESTS: dict[str, tuple[Callable[[Scene, pathlib.Path], None], Fault]] = {
         Fault.BROKEN,
     ),
     "another schema": (lambda s, p: signed_anew(s, p, schema="x"), Fault.BROKEN),
+    "a field that is unknown": (lambda s, p: signed_anew(s, p, more="\u00e9" * 9), Fault.BROKEN),
     "no manifest at all": (lambda _, p: put(p, {"a": 1}), Fault.BROKEN),
     "a huge one": (
-        lambda _, p: (p / MANIFEST).write_bytes(b" " * 2**21) and None,
+        lambda s, p: signed_anew(s, p, error="\u00e9" * 2**13),
         Fault.REFUSED,
     ),
     "weights.pt": (other_parts, Fault.REFUSED),
@@ -282,6 +315,14 @@ def test_what_is_wrong_with_an_answer_is_found(
     assert fault(answer(client, scene, tmp_path / "work")) is wanted
 
 
+def test_the_longest_report_of_a_crash_is_not_refused(scene: Scene, tmp_path: pathlib.Path) -> None:
+    client = asked(scene)
+    place = scene.place(NAME, executor=Failing("\U0001f525" * 9_999))
+    do_work(scene.box(NAME), place, once=True, poll_s=1.0, say=lambda _: None)
+    assert (results(client, scene) / MANIFEST).stat().st_size > 2**14
+    assert fault(answer(client, scene, tmp_path / "work")) is Fault.CRASHED
+
+
 def test_another_providers_answer_is_copied(scene: Scene, tmp_path: pathlib.Path) -> None:
     client = asked(scene)
     del scene.keys[NAME]
@@ -305,7 +346,7 @@ def test_what_a_provider_says_does_nothing_to_a_terminal(
         results(client, scene),
         state="failed",
         error="\x1b[2J" * 999,
-        environment="\x07" * 9999,
+        environment="\x07" * 999,
     )
     received = answer(client, scene, tmp_path / "work")
     assert fault(received) is Fault.CRASHED

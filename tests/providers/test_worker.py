@@ -1,5 +1,6 @@
 """The provider's side, as real processes and in this one."""
 
+import dataclasses
 import multiprocessing
 import os
 import pathlib
@@ -19,14 +20,15 @@ from assay.errors import UsageError
 from assay.providers.bundle import MANIFEST
 from assay.providers.claims import Claims
 from assay.providers.client import run_training
-from assay.providers.executors import Process, RayJobs
+from assay.providers.executors import Ended, Process, RayJobs, Work
 from assay.providers.keys import fresh_key
 from assay.providers.ledger import LEDGER, Ledger
-from assay.providers.mailbox import Mailbox
+from assay.providers.mailbox import Mailbox, UnreachableError
 from assay.providers.worker import work
+from assay.results import Verdict
 from assay.storage import documents
 
-from .conftest import Kept, Scene, around
+from .conftest import RECIPE, InProcess, Kept, Scene, around, honest
 
 PATIENCE_S = 120
 COMMAND = """
@@ -197,6 +199,89 @@ def test_a_training_that_fails_says_why(scene: Scene) -> None:
     place = scene.place("ada", executor=Process(), client=scene.client.public)
     work(scene.box("ada"), place, once=True, poll_s=1.0, say=lambda _: None)
     assert "no such GPU" in manifests(scene)[bundle]["error"]
+
+
+SLIPS = {
+    "first_step": ("enumerate(order, first_step)", "enumerate(order)"),
+    "all tensors": ("on_step(step, now)", 'on_step(step, {"weight": now["weight"]})'),
+    "more: expected none": ("return now", 'return {**now, "more": now["bias"]}'),
+}
+
+
+@pytest.mark.parametrize("said", SLIPS)
+def test_a_slip_in_the_training_code_is_said_before_anything_is_signed(
+    scene: Scene, said: str
+) -> None:
+    (scene.folder / "recipe.py").write_text(RECIPE.replace(*SLIPS[said]))
+    scene.forget()
+    judged = run_training(scene.held(), Ledger(scene.folder / LEDGER), around(Kept(), scene.serve))
+    found = [each for name in scene.keys for each in manifests(scene, name).values()]
+    failed = [answer for answer in found if answer["state"] == "failed"]
+    assert failed
+    assert all(said in answer["error"] and answer["parts"] == {} for answer in failed)
+    assert {p.verdict for p in judged.audit.providers} == {Verdict.INCONCLUSIVE}
+
+
+@dataclasses.dataclass
+class Slow:
+    """A training that takes some looks."""
+
+    looks: int = 3
+    started: int = 0
+
+    def start(self, asked: Work) -> "Slow":
+        honest(asked)
+        self.started += 1
+        return self
+
+    def poll(self) -> Ended | None:
+        self.looks -= 1
+        return None if self.looks else Ended(error=None)
+
+    def stop(self) -> None:
+        pass
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, method: str, times: int) -> list[str]:
+    """Let a method of mailboxes fail some times; gives the places."""
+    real, failed = getattr(Mailbox, method), list[str]()
+
+    def call(box: Mailbox, place: str, content: Any) -> Any:
+        if len(failed) < times:
+            failed.append(place)
+            raise UnreachableError("503 slow down")
+        return real(box, place, content)
+
+    monkeypatch.setattr(Mailbox, method, call)
+    return failed
+
+
+def test_a_sign_of_life_that_fails_costs_no_training(scene: Scene, monkeypatch) -> None:
+    (bundle,) = send(scene, 1)
+    failed, slow, said = failing(monkeypatch, "replace", 2), Slow(), list[str]()
+    place = scene.place("ada", executor=slow, lease_s=0.01)
+    assert work(scene.box("ada"), place, once=True, poll_s=1.0, say=said.append) == 1
+    assert len(failed) == 2
+    assert all(name.endswith(".beat") for name in failed)
+    assert "503 slow down" in said
+    assert slow.started == 1
+    assert manifests(scene)[bundle]["state"] == "done"
+
+
+@pytest.mark.parametrize("method", ["put", "create"])
+def test_an_answer_that_cannot_be_sent_is_sent_again(scene: Scene, monkeypatch, method) -> None:
+    (bundle,) = send(scene, 1)
+    monkeypatch.setattr("assay.providers.worker._AGAIN_S", (0.0, 0.0))
+    failed: list[list[str]] = []
+
+    def train(asked: Work) -> None:
+        honest(asked)
+        failed.append(failing(monkeypatch, method, 2))
+
+    place = scene.place("ada", executor=InProcess(train=train))
+    assert work(scene.box("ada"), place, once=True, poll_s=1.0, say=lambda _: None) == 1
+    assert [len(places) for places in failed] == [2], "it was trained once"
+    assert manifests(scene)[bundle]["state"] == "done"
 
 
 def test_a_bundle_that_was_withdrawn_is_left(scene: Scene) -> None:

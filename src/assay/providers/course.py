@@ -15,6 +15,8 @@ from .secrecy import Secret
 
 MOST_FAULTS = 3
 """Answers without weights after which a provider is asked no more."""
+_LEAST = 2
+"""Providers without whom nothing can be compared."""
 
 
 @record
@@ -54,6 +56,14 @@ class SubRun:
         """Providers whose answer has no fault, the main one first."""
         sound = [name for name, d in self.deliveries.items() if d.fault is None]
         return sorted(sound, key=lambda name: (name != self.main, name))
+
+    def is_unsent(self) -> bool:
+        """Whether a provider that was to be asked was not, and is not taken to be missing."""
+        return any(n not in self.sent and n not in self.deliveries for n in self.bundles)
+
+
+class OddLineError(Exception):
+    """A line that does not follow from those before it."""
 
 
 class Course:
@@ -184,11 +194,17 @@ class Course:
             self.is_closed
             or entry.kind not in self._takes
             or (self.plan is None) != (entry.kind == "begun")
+            or (self.revealed is not None and entry.kind != "closed")
         ):
             raise InputError(f"line {entry.index + 1} of the ledger: unexpected {entry.kind!r}")
         try:
-            self.is_final = self.is_final and entry.kind in {"expelled", "revealed"}
+            self.is_final = self.is_final and entry.kind in {"expelled", "revealed", "closed"}
             self._takes[entry.kind](entry.body)
+        except OddLineError as error:
+            raise InputError(
+                f"line {entry.index + 1} of the ledger, {entry.kind!r}, does not follow from those "
+                f"before it: {error}"
+            ) from error
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"line {entry.index + 1} of the ledger: {entry.kind} is malformed: {error!r}"
@@ -199,15 +215,36 @@ class Course:
         self.attempts = [list(range(self.plan.sub_runs))]
 
     def _opened(self, body: dict[str, Any]) -> None:
-        if body["sub_run"] != len(self.sub_runs):
-            raise ValueError(f"expected sub-run {len(self.sub_runs)}")
+        if self.current is not None or self.place == self.held.sub_runs:
+            raise OddLineError("a sub-run is under way, or none is left to give out")
+        first, steps = self.held.stretch(self.place)
+        _check(
+            body,
+            sub_run=len(self.sub_runs),
+            attempt=self.attempt,
+            place=self.place,
+            first_step=first,
+            steps=steps,
+            start=self.end,
+        )
+        self._check_settled()
         self.sub_runs.append(SubRun(body))
 
     def _sent(self, body: dict[str, Any]) -> None:
-        self.sub_runs[body["sub_run"]].sent[body["provider"]] = body["manifest"]
+        run, name = self._under_way(body), body["provider"]
+        if name not in run.bundles or name in run.sent:
+            raise OddLineError(f"{name} is not to be asked, or was asked before")
+        run.sent[name] = body["manifest"]
 
     def _received(self, body: dict[str, Any]) -> None:
         run, name = self.sub_runs[body["sub_run"]], body["provider"]
+        fault = None if body["fault"] is None else Fault(body["fault"])
+        earlier = run.deliveries.get(name)
+        if earlier is None:
+            if name not in self._under_way(body).bundles:
+                raise OddLineError(f"{name} was not asked")
+        elif earlier.fault is not Fault.MISSING or fault not in {Fault.MISSING, Fault.LATE}:
+            raise OddLineError(f"expected one answer of {name}, or that what was missing came late")
         run.manifests[name] = body["manifest"]
         run.deliveries[name] = Delivery(
             provider=name,
@@ -215,11 +252,15 @@ class Course:
             replicated=run.replicated,
             environment=body["environment"],
             digest=body["digest"],
-            fault=None if body["fault"] is None else Fault(body["fault"]),
+            fault=fault,
             detail=body["detail"],
         )
 
     def _compared(self, body: dict[str, Any]) -> None:
+        run = self._answered(body)
+        if not run.replicated:
+            raise OddLineError("nothing to compare: the sub-run is not replicated")
+        _check(body, providers=sorted(run.usable()))
         self.comparisons.append(
             Comparison(
                 sub_run=body["sub_run"],
@@ -233,41 +274,118 @@ class Course:
 
     def _judged(self, body: dict[str, Any]) -> None:
         if body["sub_run"] is None:
+            if self.current is not None:
+                raise OddLineError("a judgement at the end, while a sub-run is under way")
             self.finals += 1
             self.is_final = True
         else:
-            self.sub_runs[body["sub_run"]].is_judged = True
+            run = self._answered(body)
+            compared = any(c.sub_run == run.number for c in self.comparisons)
+            if run.replicated and len(run.usable()) >= _LEAST and not compared:
+                raise OddLineError("expected the distances between the answers before it")
+            run.is_judged = True
         self.flagged |= {p["name"] for p in body["providers"] if p["verdict"] == "flagged"}
 
     def _expelled(self, body: dict[str, Any]) -> None:
-        self.expelled[body["provider"]] = body["why"]
+        name = body["provider"]
+        if name not in self.usable():
+            raise OddLineError(f"{name} is not among those that are asked")
+        found = "flagged" if name in self.flagged else "faults"
+        _check(body, why=found)
+        if found == "faults" and self.faults(name) < MOST_FAULTS:
+            raise OddLineError(f"nothing in the ledger says to part with {name}")
+        self.expelled[name] = found
 
     def _rolled_back(self, body: dict[str, Any]) -> None:
+        broken = self._broken()
+        if not broken:
+            raise OddLineError("nobody was expelled whose steps the training holds")
+        _check(body, attempt=self.attempt + 1, place=broken[0].place)
         self.attempt = body["attempt"]
         self.chain = self.chain[: body["place"]]
         for run in self.sub_runs:
             run.is_concluded = True
-        if body["promoted"] is not None:
-            self._promoted(body["promoted"])
+        run = self.sub_runs[broken[0].sub_run]
+        if self._others(run):
+            self._go_on_with(run, body["promoted"])
+        else:
+            _check(body, promoted=None)
         self.attempts.append(list(range(self.place, self.held.sub_runs)))
 
     def _promoted(self, body: dict[str, Any]) -> None:
-        run = self.sub_runs[body["sub_run"]]
-        run.is_concluded = True
-        self.chain.append(
-            Link(
-                place=run.place,
-                sub_run=run.number,
-                provider=body["provider"],
-                digest=body["digest"],
-            )
-        )
+        run = self._answered(body)
+        self._check_judged(run)
+        self._go_on_with(run, body)
 
     def _abandoned(self, body: dict[str, Any]) -> None:
-        self.sub_runs[body["sub_run"]].is_concluded = True
+        run = self._under_way(body)
+        if not run.is_unsent():
+            self._check_judged(self._answered(body))
+            if self._others(run):
+                raise OddLineError("an answer is there to go on with")
+        run.is_concluded = True
 
     def _revealed(self, body: dict[str, Any]) -> None:
+        if not self.is_final:
+            raise OddLineError("expected a judgement at the end before it")
         self.revealed = body
 
-    def _closed(self, _: dict[str, Any]) -> None:
+    def _closed(self, body: dict[str, Any]) -> None:
+        if not self.is_final or self.revealed is None:
+            raise OddLineError("expected a judgement at the end, and the secret, before it")
+        is_complete = self.place == self.held.sub_runs
+        if not is_complete and len(self.usable()) >= _LEAST and self.candidates():
+            raise OddLineError("enough providers are left to go on")
+        _check(body, place=self.place, digest=self.end, is_complete=is_complete)
+        self._check_settled()
         self.is_closed = True
+
+    def _under_way(self, body: Mapping[str, Any]) -> SubRun:
+        """The sub-run that a line is of, which must not be concluded."""
+        run = self.current
+        if run is None or run.number != body["sub_run"]:
+            raise OddLineError(f"sub-run {body['sub_run']} is not under way")
+        return run
+
+    def _answered(self, body: Mapping[str, Any]) -> SubRun:
+        """The same, where everybody who was asked must have answered, or be missing."""
+        run = self._under_way(body)
+        waiting = [name for name in run.bundles if name not in run.deliveries]
+        if waiting:
+            raise OddLineError(f"expected what {waiting[0]} answered before it")
+        return run
+
+    def _check_judged(self, run: SubRun) -> None:
+        odd = any(delivery.fault is not None for delivery in run.deliveries.values())
+        if (run.replicated or odd) and not run.is_judged:
+            raise OddLineError("expected a judgement before it")
+        self._check_settled()
+
+    def _check_settled(self) -> None:
+        """Check that nothing stays of who was flagged."""
+        if left := sorted(self.flagged - self.expelled.keys()):
+            raise OddLineError(f"expected {left[0]} to be expelled, who was flagged")
+        if broken := self._broken():
+            raise OddLineError(f"expected a return to place {broken[0].place} of the training")
+
+    def _broken(self) -> list[Link]:
+        """What the training consists of, and came from who was flagged."""
+        return [link for link in self.chain if self.expelled.get(link.provider) == "flagged"]
+
+    def _others(self, run: SubRun) -> list[str]:
+        """Providers whose answer to a sub-run can be gone on with."""
+        return [name for name in run.usable() if name not in self.expelled]
+
+    def _go_on_with(self, run: SubRun, body: Mapping[str, Any]) -> None:
+        name = self._others(run)[0]
+        digest = str(run.deliveries[name].digest)
+        _check(body, sub_run=run.number, place=run.place, provider=name, digest=digest)
+        run.is_concluded = True
+        self.chain.append(Link(place=run.place, sub_run=run.number, provider=name, digest=digest))
+
+
+def _check(body: Mapping[str, Any], **expected: Any) -> None:
+    """Check what a line says against what follows from the lines before it."""
+    for name, value in expected.items():
+        if body[name] != value:
+            raise OddLineError(f"expected {value!r} as {name}, got {body[name]!r}")

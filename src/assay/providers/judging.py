@@ -1,7 +1,12 @@
-"""From a ledger to a verdict: everybody who holds the ledger gets the same, bit for bit."""
+"""From a ledger to a verdict: everybody who holds the ledger gets the same.
+
+The same are verdicts, and numbers to a relative difference of 1e-9: logarithms and exponentials
+of one library end in other digits on other processors.
+"""
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,14 +20,17 @@ from assay.audits.training import (
 )
 from assay.errors import AssayError, InputError
 from assay.records import record
+from assay.reports.text import plain
 from assay.results import Verdict
-from assay.storage import documents
 
-from .canonical import digest_document
 from .course import Course
+from .environment import MAX_STATED
 from .keys import is_signed_by
 from .ledger import Entry
 from .secrecy import Secret, choice, commitment
+
+_SAME = 1e-9
+"""Relative difference up to which numbers of a judgement are the same."""
 
 
 @record
@@ -58,9 +66,7 @@ def profile_of(course: Course) -> Profile | None:
 
 
 def judged_body(audit: TrainingAudit, *, sub_run: int | None, alpha: float) -> dict[str, Any]:
-    """Lay a judgement out for the ledger; what it cost is no part of it."""
-    findings = documents.findings_document(audit.findings)
-    del findings["cost"]
+    """Lay a judgement out for the ledger: what follows from it, and what it rests on."""
     return {
         "sub_run": sub_run,
         "alpha": alpha,
@@ -74,7 +80,6 @@ def judged_body(audit: TrainingAudit, *, sub_run: int | None, alpha: float) -> d
             }
             for p in audit.providers
         ],
-        "findings": digest_document(findings),
     }
 
 
@@ -83,7 +88,8 @@ def judge_ledger(entries: Sequence[Entry]) -> Judged:
 
     Every judgement in it is made again from the lines before it, and must come out as it stands
     there. The commitment, the draws that follow from it, the signatures of providers under their
-    answers and of the client under the end are checked.
+    answers and of the client under the end are checked; and that each line follows from those
+    before it: what is given out next, who is expelled, where the training returns to.
 
     Raises:
         InputError: something does not hold; says which line.
@@ -135,6 +141,9 @@ def _concluded(
 _UNSIGNED = (
     "The ledger is not closed: lines at its end may be missing, and no signature says otherwise."
 )
+_UNDRAWN = (
+    "Whether the secret chose who was given which sub-run: the ledger does not hold the secret yet."
+)
 
 
 def _explained(audit: TrainingAudit, course: Course) -> TrainingAudit:
@@ -150,8 +159,10 @@ def _explained(audit: TrainingAudit, course: Course) -> TrainingAudit:
         else "the ledger ends there: the run is not finished, or lines at its end are missing"
     )
     first = course.place * course.held.sub_run
-    unseen = f"Steps {first} to {course.held.steps - 1} of the training: {why}."
-    not_examined = (unseen, *audit.findings.not_examined)
+    unseen = [f"Steps {first} to {course.held.steps - 1} of the training: {why}."]
+    if course.revealed is None:
+        unseen.append(_UNDRAWN)
+    not_examined = (*unseen, *audit.findings.not_examined)
     findings = dataclasses.replace(audit.findings, not_examined=not_examined)
     if not course.is_closed and findings.verdict is Verdict.NO_INDICATOR:
         findings = dataclasses.replace(
@@ -213,7 +224,8 @@ def _judge_again(course: Course, entry: Entry) -> TrainingAudit:
         raise InputError(f"line {entry.index + 1} of the ledger spends {alpha}, not {allowed}")
     audit = judge_now(course, alpha=allowed)
     again = judged_body(audit, sub_run=sub_run, alpha=allowed)
-    if digest_document(again) != digest_document(entry.body):
+    held = {name: value for name, value in entry.body.items() if name != "findings"}  # once there
+    if not _is_same(again, held):
         raise InputError(
             f"line {entry.index + 1} of the ledger holds another judgement than its evidence "
             "gives: the ledger is of another version of assay, or was made up"
@@ -221,8 +233,19 @@ def _judge_again(course: Course, entry: Entry) -> TrainingAudit:
     return audit
 
 
+def _is_same(again: Any, held: Any) -> bool:
+    """Tell whether two documents say the same, numbers to a relative difference of `_SAME`."""
+    if isinstance(again, dict) and isinstance(held, dict):
+        return again.keys() == held.keys() and all(_is_same(again[n], held[n]) for n in again)
+    if isinstance(again, list) and isinstance(held, list):
+        return len(again) == len(held) and all(map(_is_same, again, held))
+    if isinstance(again, float) and isinstance(held, float):
+        return math.isclose(again, held, rel_tol=_SAME)
+    return bool(again == held)
+
+
 def _check_line(course: Course, entry: Entry, previous: str) -> None:
-    if entry.kind == "received" and entry.body["manifest"] is not None:
+    if entry.kind == "received" and entry.body["fault"] is None:
         _check_answer(course, entry)
     if entry.kind == "closed" and not (
         is_signed_by(entry.body, course.begun["client"]) and entry.body["previous"] == previous
@@ -236,13 +259,21 @@ def _check_answer(course: Course, entry: Entry) -> None:
     run, key = course.sub_runs[body["sub_run"]], course.held.provider(body["provider"]).key
     manifest = body["manifest"]
     signed = (
-        is_signed_by(manifest, key)
+        isinstance(manifest, dict)
+        and is_signed_by(manifest, key)
         and manifest.get("bundle") == run.bundles[body["provider"]]
         and manifest.get("asked") == run.sent[body["provider"]]
+        and manifest.get("state") == "done"
     )
-    if body["fault"] is None and not signed:
+    if not signed:
         raise InputError(
             f"line {entry.index + 1} of the ledger: {body['provider']} did not sign this answer"
+        )
+    stated = plain(manifest["environment"], MAX_STATED)
+    if body["environment"] != stated:
+        raise InputError(
+            f"line {entry.index + 1} of the ledger: expected the environment that "
+            f"{body['provider']} signed, {stated!r}, got {body['environment']!r}"
         )
 
 
@@ -270,7 +301,8 @@ def check_draw(course: Course, secret: Secret, entry: Entry) -> None:
     replicated = body["place"] in course.replicated(secret)
     main = secret.main(sub_run=body["sub_run"], providers=course.candidates())
     asked = course.usable() if replicated else [main]
-    if (body["replicated"], body["main"], [*body["bundles"]]) != (replicated, main, asked):
+    bundles = {name: secret.bundle(sub_run=body["sub_run"], provider=name) for name in asked}
+    if (body["replicated"], body["main"], body["bundles"]) != (replicated, main, bundles):
         raise InputError(
             f"line {entry.index + 1} of the ledger: this sub-run was not given to whom "
             "the secret chose"

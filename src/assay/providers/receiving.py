@@ -15,14 +15,19 @@ from assay.reports.text import plain
 from assay.storage import documents
 from assay.storage.files import read_bounded
 
-from .bundle import DEEPEST, MANIFEST, MAX_MANIFEST
+from .bundle import DEEPEST, MANIFEST
 from .environment import MAX_STATED
 from .execute import LOG, WEIGHTS
 from .keys import is_signed_by
 from .mailbox import Fetched, Mailbox
 from .weights import HEADER_ROOM, differences, digest_weights, read_weights_like, size_of
-from .worker import RESULT_SCHEMA
 
+RESULT_SCHEMA = "assay/training-result/v1"
+_TEXTS = ("schema", "bundle", "asked", "provider", "state", "environment", "error", "place")
+_FIELDS = frozenset({*_TEXTS, "started", "ended", "parts", "signature"})
+_MAX_MANIFEST = 2**15
+"""Bytes of the manifest of an answer, which the ledger keeps: usually 1,000, and at most 25,000
+where an error of 2,000 characters takes 12 bytes for each."""
 _LOG_LINE = 256
 """Bytes that a line of the log may take, on average."""
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -110,12 +115,12 @@ def receive(
         _check_source(manifest, asked)
         _fetch(mailbox, asked, manifest, start, work)
         weights = _weights(work / WEIGHTS, start)
-        _check_log(work / LOG, asked, weights)
+        check_log(work / LOG, weights, first_step=asked.first_step, steps=asked.steps)
         return Received(
             delivery=_delivery(asked, manifest, digest_weights(weights), None),
             weights=weights,
             manifest=manifest,
-            log=read_bounded(work / LOG, _most_log(asked)),
+            log=read_bounded(work / LOG, _most_log(asked.steps)),
         )
     except FaultError as error:
         return _received(asked, manifest, error)
@@ -144,7 +149,7 @@ def _delivery(
 
 def _bounded_manifest(mailbox: Mailbox, asked: Asked) -> bytes | None:
     try:
-        return mailbox.read(f"results/{asked.bundle}/{MANIFEST}", MAX_MANIFEST)
+        return mailbox.read(f"results/{asked.bundle}/{MANIFEST}", _MAX_MANIFEST)
     except RefusedError as error:
         raise FaultError(Fault.REFUSED, str(error)) from error
 
@@ -154,9 +159,14 @@ def _parse(content: bytes) -> dict[str, Any]:
         document = documents.load(content, deepest=DEEPEST)
     except InputError as error:
         raise FaultError(Fault.BROKEN, f"the manifest is broken: {error}") from error
-    texts = ("schema", "bundle", "asked", "provider", "state", "environment", "error", "place")
-    if not isinstance(document, dict) or not all(isinstance(document.get(t), str) for t in texts):
-        raise FaultError(Fault.BROKEN, f"expected a manifest with the texts {', '.join(texts)}")
+    if not isinstance(document, dict) or not all(isinstance(document.get(t), str) for t in _TEXTS):
+        raise FaultError(Fault.BROKEN, f"expected a manifest with the texts {', '.join(_TEXTS)}")
+    more = sorted(document.keys() - _FIELDS)
+    if more:
+        raise FaultError(
+            Fault.BROKEN,
+            f"expected a manifest of {', '.join(sorted(_FIELDS))}, got {more[0]!r:.50} besides",
+        )
     if document["schema"] != RESULT_SCHEMA or document["state"] not in {"done", "failed"}:
         raise FaultError(
             Fault.BROKEN,
@@ -201,7 +211,7 @@ def _fetch(
         raise _odd_parts(parts)
     if not (place.isdecimal() and place.isascii() and len(place) <= 8):
         raise FaultError(Fault.BROKEN, f"expected a number as place of the parts, got {place:.50}")
-    bounds = {WEIGHTS: size_of(start) + HEADER_ROOM, LOG: _most_log(asked)}
+    bounds = {WEIGHTS: size_of(start) + HEADER_ROOM, LOG: _most_log(asked.steps)}
     for name, most in bounds.items():
         where = f"results/{asked.bundle}/{place}/{name}"
         try:
@@ -231,8 +241,8 @@ def _check_part(name: str, got: Fetched | None, said: object) -> None:
         raise FaultError(Fault.TAMPERED, f"{name} is not what the manifest's digest says")
 
 
-def _most_log(asked: Asked) -> int:
-    return 2**16 + asked.steps * _LOG_LINE
+def _most_log(steps: int) -> int:
+    return 2**16 + steps * _LOG_LINE
 
 
 def _weights(path: pathlib.Path, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -259,25 +269,44 @@ def _weights(path: pathlib.Path, start: Mapping[str, Tensor]) -> dict[str, Tenso
     return weights
 
 
-def _check_log(path: pathlib.Path, asked: Asked, weights: Mapping[str, Tensor]) -> None:
-    """Check the log: one line a step, in order, ending in the delivered weights."""
+def check_log(
+    path: pathlib.Path, weights: Mapping[str, Tensor], *, first_step: int, steps: int
+) -> None:
+    """Check a log: one line a step, in order, ending in the delivered weights.
+
+    What a log holds depends on the recipe too, so only files that are broken and steps that are not
+    told of are faults; the provider's worker checks the same before it signs.
+
+    Args:
+        path: the log.
+        weights: those that are delivered with it.
+        first_step: of the steps that were asked, in the whole training.
+        steps: how many.
+
+    Raises:
+        FaultError: the log is not what was asked for.
+    """
     try:
-        lines = step_lines(read_bounded(path, _most_log(asked)))
+        lines = step_lines(read_bounded(path, _most_log(steps)))
     except InputError as error:
-        raise FaultError(Fault.BROKEN, f"{LOG} is broken: {error}") from error
-    numbers = [line["step"] for line in lines]
-    wanted = list(range(asked.first_step, asked.first_step + asked.steps))
-    if numbers == wanted[: len(numbers)] and len(numbers) < len(wanted):
         raise FaultError(
-            Fault.TOO_FEW_STEPS, f"expected {len(wanted)} steps in the log, got {len(numbers)}"
-        )
-    if numbers != wanted:
+            Fault.BROKEN, f"{LOG} is broken: {error}".replace(str(path), LOG)
+        ) from error
+    numbers, last = [line["step"] for line in lines], first_step + steps - 1
+    if numbers != list(range(first_step, last + 1)):
+        got = f"{numbers[0]!r:.20} to {numbers[-1]!r:.20}" if numbers else "none"
         raise FaultError(
-            Fault.TAMPERED,
-            f"expected the steps {wanted[0]} to {wanted[-1]} in the log, each once and in order",
+            Fault.TOO_FEW_STEPS,
+            f"expected the steps {first_step} to {last} in the log, each once and in order, got "
+            f"{len(numbers)} steps: {got}; call on_step once after each step, with first_step as "
+            "the number of the first",
         )
     if step_digest(lines[-1]) not in {None, digest_weights(weights)}:
-        raise FaultError(Fault.TAMPERED, "the log ends in other weights than were delivered")
+        raise FaultError(
+            Fault.TOO_FEW_STEPS,
+            "expected a log that ends in the delivered weights, got the digest of others after "
+            f"step {last}; call on_step with all tensors that are returned, as the step left them",
+        )
 
 
 def step_lines(log: bytes) -> list[dict[str, Any]]:

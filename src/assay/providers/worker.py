@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from assay.errors import AssayError, InputError, RefusedError, UsageError
 from assay.records import record
 from assay.storage import documents
@@ -33,11 +35,13 @@ from .execute import ENVIRONMENT, LOG, WEIGHTS
 from .executors import Executor, Running, Work
 from .keys import SigningKey, is_signed_by
 from .mailbox import Mailbox, UnreachableError
-from .weights import digest_weights
+from .receiving import RESULT_SCHEMA, FaultError, check_log
+from .weights import digest_weights, read_weights_like
 
-RESULT_SCHEMA = "assay/training-result/v1"
 _MAX_DOCUMENT = 2**24
 _WAIT_S = 0.1
+_AGAIN_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""How long to wait before an answer is sent again to a mailbox that cannot be reached."""
 
 
 class RejectedError(AssayError):
@@ -160,7 +164,7 @@ class _Worker:
         return True
 
     def _do(self, claim: Claim) -> None:
-        self._claims.beat(claim)
+        self._beat(claim)
         self._place.work.mkdir(parents=True, exist_ok=True)
         folder = pathlib.Path(tempfile.mkdtemp(dir=self._place.work, prefix=f"{claim.bundle}."))
         try:
@@ -179,7 +183,7 @@ class _Worker:
             self._say(f"bundle {claim.bundle}: steps {bundle.first_step} to {_last(bundle)}")
             parts = self._train(claim, bundle, folder)
             answer |= {"state": "done", "environment": _environment(folder)}
-        except (RejectedError, InputError, UsageError) as error:
+        except (RejectedError, FaultError, InputError, UsageError) as error:
             self._say(f"bundle {claim.bundle} failed: {error}")
             answer |= {"state": "failed", "error": str(error)[: MAX_STATED * 4]}
         self._deliver(claim, answer, parts)
@@ -241,8 +245,9 @@ class _Worker:
         missing = [name for name, path in parts.items() if not path.is_file()]
         if missing:
             raise RejectedError(f"the training code left no {missing[0]}")
+        start = read_weights(folder / START, max_mb=self._place.max_mb)
+        _check_parts(bundle, start, parts)
         if not (output / ENVIRONMENT).is_file():
-            start = read_weights(folder / START, max_mb=self._place.max_mb)
             (output / ENVIRONMENT).write_text(stated_environment(start), encoding="utf-8")
         return parts
 
@@ -253,18 +258,22 @@ class _Worker:
                 time.sleep(_WAIT_S)
                 if time.monotonic() - beaten > self._place.lease_s / 10:
                     beaten = time.monotonic()
-                    self._claims.beat(claim)
+                    self._beat(claim)
         finally:
             running.stop()
         if ended.error is not None:
             raise RejectedError(f"the training failed: {ended.error}")
 
+    def _beat(self, claim: Claim) -> None:
+        """Show that this worker is at work; where that fails, the next time may do."""
+        try:
+            self._claims.beat(claim)
+        except UnreachableError as error:
+            self._say(str(error))
+
     def _deliver(
         self, claim: Claim, answer: Mapping[str, Any], parts: Mapping[str, pathlib.Path]
     ) -> None:
-        place = f"results/{claim.bundle}"
-        for name, file in parts.items():
-            self._mailbox.put(f"{place}/{claim.name}/{name}", file)
         document = self._place.key.signed(
             {
                 "schema": RESULT_SCHEMA,
@@ -279,10 +288,46 @@ class _Worker:
                 "parts": {name: part_entry(file) for name, file in parts.items()},
             }
         )
-        first = self._mailbox.create(f"{place}/{MANIFEST}", documents.dump(document).encode())
+        first = self._insist(claim, document, parts)
         self._finished.add(claim.bundle)
         if not first:
             self._say(f"bundle {claim.bundle} was answered by another worker meanwhile")
+
+    def _insist(
+        self, claim: Claim, document: Mapping[str, Any], parts: Mapping[str, pathlib.Path]
+    ) -> bool:
+        """Send an answer, again where the mailbox cannot be reached: it took its time to make."""
+        for wait_s in _AGAIN_S:
+            try:
+                return self._send(claim, document, parts)
+            except RefusedError:  # a link is in the way
+                raise
+            except UnreachableError as error:
+                self._say(f"{error}; trying again in {wait_s:.0f} s")
+            time.sleep(wait_s)
+            self._beat(claim)
+        return self._send(claim, document, parts)
+
+    def _send(
+        self, claim: Claim, document: Mapping[str, Any], parts: Mapping[str, pathlib.Path]
+    ) -> bool:
+        place = f"results/{claim.bundle}"
+        for name, file in parts.items():
+            self._mailbox.put(f"{place}/{claim.name}/{name}", file)
+        return self._mailbox.create(f"{place}/{MANIFEST}", documents.dump(document).encode())
+
+
+def _check_parts(
+    bundle: Bundle, start: Mapping[str, Tensor], parts: Mapping[str, pathlib.Path]
+) -> None:
+    """Check what the training left as the client will: a slip in its code is no fraud.
+
+    Raises:
+        InputError: the weights are malformed, or have other tensors than the start weights.
+        FaultError: the log is not what was asked for.
+    """
+    weights = read_weights_like(parts[WEIGHTS], start)
+    check_log(parts[LOG], weights, first_step=bundle.first_step, steps=bundle.steps)
 
 
 def absolute(source: str) -> str:

@@ -65,3 +65,31 @@ def test_weights_of_another_network_are_refused() -> None:
     start, ends = _weights(0), {"ada": _weights(1), "eve": _weights(2)}
     with pytest.raises(InputError, match="network"):
         compare(start, ends, sub_run=0, network=lambda: nn.Linear(2, 2), probes=IMAGES)
+
+
+class _Tabled(nn.Module):
+    """Reads the columns that a table among its weights names, of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.register_buffer("table", torch.arange(4))
+        self.register_buffer("shown", torch.ones(3, dtype=torch.bool))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x[:, self.table])[:, self.shown]
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [{"table": torch.tensor([0, 1, 2, 10**6])}, {"shown": torch.tensor([True, True, False])}],
+    ids=["raises", "answers in another shape"],
+)
+def test_whose_weights_make_the_network_raise_is_as_far_away_as_can_be(planted) -> None:
+    start, first, other = (_weights(seed, _Tabled) for seed in range(3))
+    ends = {"ada": {**first, **planted}, "bob": first, "eve": first, "fay": other}
+    found = compare(start, ends, sub_run=0, network=_Tabled, probes=torch.rand(8, 4))
+    for name, farthest in (("outputs", 1.0), ("cka", 1.0), ("zest", 2.0)):
+        assert found.distances[name][0].tolist() == [0.0] + [farthest] * 3
+        assert found.distances[name][1, 2] == pytest.approx(0.0, abs=1e-6)
+        assert 0 < found.distances[name][1, 3] < farthest

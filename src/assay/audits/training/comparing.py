@@ -1,7 +1,7 @@
 """Distances between the deliveries of one sub-run."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Float64
@@ -45,8 +45,8 @@ def compare(
             network or without probes, only the updates are compared.
 
     Returns:
-        The distances, providers in the order of `ends`. Who answers NaN or infinity is as far from
-        everybody as can be.
+        The distances, providers in the order of `ends`. Who answers NaN or infinity, or whose
+        weights make the network raise, is as far from everybody as can be.
 
     Raises:
         InputError: the weights do not fit the start weights or the network.
@@ -62,25 +62,43 @@ def compare(
 def _of_answers(
     network: Callable[[], nn.Module], ends: list[Mapping[str, Tensor]], probes: Tensor
 ) -> dict[str, Float64[Tensor, "providers providers"]]:
-    zest, sound, answers, signatures = Zest(), [], [], []
-    for place, end in enumerate(ends):
+    heard = [_heard(network, end, probes) for end in ends]
+    found = {name: _apart(len(ends), farthest) for name, farthest in _FARTHEST.items()}
+    for alike in _of_one_shape(heard):
+        answers, signatures = zip(*(heard[place] for place in alike), strict=True)
+        rows = torch.tensor(alike)
+        cells = rows[:, None], rows
+        found[OUTPUTS][cells] = total_variation(torch.stack(answers))
+        found[CKA][cells] = _unlike(answers)
+        found[ZEST][cells] = zest_distances(torch.stack(signatures))
+    return found
+
+
+def _heard(
+    network: Callable[[], nn.Module], end: Mapping[str, Tensor], probes: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Answers and signature of a model, or None where they are not finite or it raises.
+
+    The network and the probes were tried with the client's own weights: what a model raises now
+    comes of the weights, such as an index out of range.
+    """
+    try:
         model = _loaded(network, end).to(probes.device).eval()
-        said = _answers(model, probes)
-        signature = zest.signature(model, probes, seed=_SEED)
-        if said.isfinite().all() and signature.isfinite().all():
-            sound.append(place)
-            answers.append(said)
-            signatures.append(signature)
-    found = (
-        {
-            OUTPUTS: total_variation(torch.stack(answers)),
-            CKA: _unlike(answers),
-            ZEST: zest_distances(torch.stack(signatures)),
-        }
-        if sound
-        else {}
-    )
-    return {name: _placed(found.get(name), sound, len(ends), _FARTHEST[name]) for name in _FARTHEST}
+        heard = _answers(model, probes), Zest().signature(model, probes, seed=_SEED)
+    except InputError:
+        raise
+    except Exception:  # noqa: BLE001  one provider's weights are not to end the judgement of all
+        return None
+    return heard if all(each.isfinite().all() for each in heard) else None
+
+
+def _of_one_shape(heard: Sequence[tuple[Tensor, Tensor] | None]) -> list[list[int]]:
+    """Places of sound models, together with those whose answers have the same shape."""
+    found: dict[tuple[torch.Size, ...], list[int]] = {}
+    for place, each in enumerate(heard):
+        if each is not None:
+            found.setdefault(tuple(part.shape for part in each), []).append(place)
+    return list(found.values())
 
 
 def _loaded(network: Callable[[], nn.Module], end: Mapping[str, Tensor]) -> nn.Module:
@@ -103,7 +121,7 @@ def _answers(model: nn.Module, probes: Tensor) -> Float[Tensor, "answers classes
     return said[:, places].flatten(0, 1)
 
 
-def _unlike(answers: list[Tensor]) -> Float64[Tensor, "models models"]:
+def _unlike(answers: Sequence[Tensor]) -> Float64[Tensor, "models models"]:
     shares = [each.double().softmax(-1) for each in answers]
     found = torch.zeros(len(answers), len(answers), dtype=torch.float64)
     for i, j in itertools.combinations(range(len(answers)), 2):
@@ -111,12 +129,6 @@ def _unlike(answers: list[Tensor]) -> Float64[Tensor, "models models"]:
     return found + found.T  # one way round: the other rounds differently
 
 
-def _placed(
-    found: Float64[Tensor, "sound sound"] | None, sound: list[int], count: int, farthest: float
-) -> Float64[Tensor, "models models"]:
-    """Put the distances of sound models beside those that cannot be measured."""
-    placed = torch.full((count, count), farthest, dtype=torch.float64).fill_diagonal_(0.0)
-    if found is not None:
-        rows = torch.tensor(sound)
-        placed[rows[:, None], rows] = found
-    return placed
+def _apart(count: int, farthest: float) -> Float64[Tensor, "models models"]:
+    """Distances of models of which none can be measured."""
+    return torch.full((count, count), farthest, dtype=torch.float64).fill_diagonal_(0.0)

@@ -27,13 +27,13 @@ class Fault(enum.Enum):
     UNCHANGED = "unchanged"
     """The weights are the start weights."""
     TOO_FEW_STEPS = "too_few_steps"
-    """The log tells of fewer steps than were asked."""
+    """The log does not tell of the steps that were asked, up to the delivered weights."""
     COPIED = "copied"
     """It is another provider's answer, or the answer to another bundle."""
     FOREIGN = "foreign"
     """The tensors are not those of the start weights, by name, shape or number format."""
     TAMPERED = "tampered"
-    """Digests, log or signature do not match."""
+    """Digests or the signature do not match."""
 
 
 @record

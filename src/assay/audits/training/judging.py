@@ -23,7 +23,10 @@ ASSUMPTIONS = (
     "Providers that deviate do not agree with each other: who colludes in one deviation looks like "
     "the honest ones do, and with as many of them as there are honest ones nobody can tell them "
     "apart.",
-    "Which sub-runs are replicated is unknown to the providers until they have delivered.",
+    "Which sub-runs are replicated is unknown to the providers until they have delivered: they do "
+    "not tell each other what they were sent (a bundle that one has and another lacks is checked "
+    "by nobody), nor know how many replicas there are (who has seen them all knows that no more "
+    "follow).",
     "The recipe itself (data, code, start weights) is clean: what all providers are told to do is "
     "not examined.",
 )
@@ -65,7 +68,8 @@ def judge_training(
             whoever disagrees with them is in the minority, however many agree with him.
 
     Returns:
-        A verdict for each provider; the same to the last bit for the same numbers.
+        A verdict for each provider; the same for the same numbers, to the last bit on one machine
+        and to a relative difference of 1e-9 between machines.
 
     Raises:
         InputError: alpha, a sub-run that is compared twice, a distance matrix of the wrong form, or
@@ -99,6 +103,7 @@ def judge_training(
                 questions=questions[name],
                 unresolved=_unresolved(name, judged, comparisons),
                 bitwise=_bitwise(asked, name, judged),
+                foreign=_is_foreign(asked, questions[name]),
             ),
             alpha,
             tests=len(judged) * len(corrected),
@@ -173,6 +178,8 @@ def _questions(  # noqa: PLR0917
         if place in trusted or list(group) == [place]:
             continue
         standing = view.standing(place, group)
+        # of two that are alone with each other, nobody knows which one moved
+        is_even = len(group) == 2 and place in group and not trusted
         made.append(
             Question(
                 provider=name,
@@ -182,7 +189,7 @@ def _questions(  # noqa: PLR0917
                 measured=standing.measured,
                 expected=standing.expected,
                 excess=standing.excess,
-                p_value=standing.p_value,
+                p_value=1.0 if is_even or standing.blind else standing.p_value,
                 p_without_allowance=standing.p_without_allowance,
             )
         )
@@ -279,6 +286,8 @@ class _Known:
     """Why sub-runs that it delivered say nothing."""
     bitwise: bool
     """Whether its weights equal those of another agreeing provider wherever they are compared."""
+    foreign: bool
+    """Whether the client calibrated environments, and those that it states are not among them."""
 
 
 def _result(asked: _Asked, known: _Known, alpha: float, *, tests: int) -> ProviderResult:
@@ -330,12 +339,21 @@ def _unjudged(known: _Known, alpha: float) -> _Decided | None:
     if found is None or found.decisive is None or found.p_without_allowance is None:
         return Verdict.INCONCLUSIVE, None, "nothing that it delivered could be compared"
     if found.p_without_allowance > alpha:
-        return None
+        return _of_environment(found.decisive) if known.foreign and not known.bitwise else None
     reason = (
         f"it lies {found.decisive.measured:.3g} from the providers that agree, more than they do "
         "among themselves, but less than another environment may explain: calibrate a profile"
     )
     return Verdict.INCONCLUSIVE, found.decisive.tier, reason
+
+
+def _of_environment(question: Question) -> _Decided:
+    """Acquit nobody by a usual noise where a smaller one was measured, of others."""
+    reason = (
+        "the environment that it states was not calibrated, with those of the others that agree: "
+        "calibrate it, or have it execute in one that was"
+    )
+    return Verdict.INCONCLUSIVE, question.tier, reason
 
 
 def _quiet(known: _Known) -> _Decided:
@@ -377,6 +395,11 @@ def _unresolved(
         for each in judged
         if each.agreement.sub_run in own and not each.agreement.providers
     ]
+
+
+def _is_foreign(asked: _Asked, questions: Sequence[Question]) -> bool:
+    has_profile = asked.profile is not None and not asked.settings.decision.free_order
+    return has_profile and any(question.tier is Tier.STATISTICS for question in questions)
 
 
 def _bitwise(asked: _Asked, name: str, judged: Sequence[_Judged]) -> bool:

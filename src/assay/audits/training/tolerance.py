@@ -13,6 +13,9 @@ from .evidence import Comparison
 SCHEMA = "assay/tolerance-profile/v1"
 RESOLUTION = 1e-6
 """Distances are not told apart below this: equal twins are 1e-6 apart."""
+_CALMEST = 1e-3
+"""Honest twins that are not equal are not expected to stay nearer than this: what rounding does
+grows with the steps (twins 7e-7 apart in the first sub-runs lay 2e-6 apart in later ones)."""
 _MOST = 10_000  # tolerances in a document
 _LONGEST = 1_000  # characters of an environment
 
@@ -55,15 +58,16 @@ class Profile:
 
         Rounding errors grow chaotically: a pair that was calm while it was calibrated may be as
         loud as another one in the next sub-run. So no pair is expected to be calmer than half as
-        loud as the loudest one; but the same environment twice, where twins were equal.
+        loud as the loudest one, and none nearer than 0.001; but the same environment twice, where
+        twins were equal.
 
         Returns:
             Distances, at least `RESOLUTION`, by environments in the order of the alphabet.
         """
         own = [each for each in self.tolerances if each.distance == distance]
-        least = max((each.largest for each in own), default=0.0) / 2
+        least = max(_CALMEST, max((each.largest for each in own), default=0.0) / 2)
         return {
-            each.environments: max(RESOLUTION, each.largest, 0.0 if each.is_exact else least)
+            each.environments: RESOLUTION if each.is_exact else max(each.largest, least)
             for each in own
         }
 
