@@ -1,8 +1,10 @@
 import dataclasses
 import datetime
 import itertools
+import os
 import pathlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -11,12 +13,13 @@ import torch
 from assay.audits.training import Fault
 from assay.errors import InputError
 from assay.providers.client import Client, run_training, trusted_weights
+from assay.providers.course import Course
 from assay.providers.executors import Work
-from assay.providers.judging import Judged, judge_ledger
+from assay.providers.judging import Judged, judge_ledger, judge_now, judged_body
 from assay.providers.ledger import LEDGER, Ledger, read_ledger
 from assay.providers.mailbox import Mailbox, UnreachableError
 from assay.providers.order import sample_order
-from assay.providers.secrecy import Secret
+from assay.providers.secrecy import Secret, choice, commitment
 from assay.randomness import Seed, child
 from assay.results import Verdict
 
@@ -265,6 +268,108 @@ def test_a_mailbox_that_is_gone_is_a_missing_answer(
     assert "could not be reached" in found.detail
 
 
+def unreachable_results(monkeypatch: pytest.MonkeyPatch, failures: Iterable[bool]) -> None:
+    """Let looks into cyd's results fail."""
+    failing, read = iter(failures), Mailbox.read
+
+    def flaky(self: Mailbox, place: str, most: int) -> bytes | None:
+        if self.url.endswith("cyd") and place.startswith("results") and next(failing, False):
+            raise UnreachableError("no route")
+        return read(self, place, most)
+
+    monkeypatch.setattr(Mailbox, "read", flaky)
+
+
+def running_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let five seconds pass whenever the client looks at the clock."""
+    seconds, began = itertools.count(step=5), datetime.datetime.now(datetime.UTC)
+    monkeypatch.setattr(
+        "assay.providers.client._now", lambda: began + datetime.timedelta(seconds=next(seconds))
+    )
+
+
+def test_a_look_that_fails_after_the_deadline_makes_no_answer_missing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1}
+    client = Client(scene.held(), Ledger(scene.folder / LEDGER), around(store := Kept()))
+    while client.course.current is None or len(client.course.current.sent) < 3:
+        client.step()
+    scene.serve()
+    hours = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=5)
+    monkeypatch.setattr("assay.providers.client._now", lambda: hours)
+    unreachable_results(monkeypatch, [True])
+    judged = train(scene, store)
+    assert {d.provider: d.fault for d in judged.course.deliveries()} == dict.fromkeys(NAMES)
+
+
+def test_an_answer_that_could_not_be_reached_is_not_called_late(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1}
+    running_clock(monkeypatch)
+    unreachable_results(monkeypatch, itertools.repeat(True))
+    ledger = Ledger(scene.folder / LEDGER)
+    client = Client(scene.held(), ledger, around(Kept(), scene.serve))
+    while not client.course.is_final:
+        client.step()
+    said = [e.body for e in ledger.entries if e.kind == "received" and e.body["provider"] == "cyd"]
+    assert [body["fault"] for body in said] == ["missing"] * 2
+    assert "could not be reached" in said[0]["detail"]
+    assert "as the storage says" in said[1]["detail"]
+    lines = len(ledger.entries)
+    client._look_again(client.course.sub_runs[0], "cyd")
+    assert len(ledger.entries) == lines, "it is said once"
+
+
+def test_a_storage_whose_clock_is_ahead_makes_nobody_late(scene: Scene) -> None:
+    scene.document |= {"steps": 3, "replicated": 1}
+
+    def serve(*_: object) -> None:
+        scene.serve()
+        for path in (scene.folder / "boxes" / "cyd" / "results").glob("*/manifest.json"):
+            ahead = path.stat().st_ctime + 7200
+            os.utime(path, (ahead, ahead))
+
+    judged = run_training(scene.held(), Ledger(scene.folder / LEDGER), around(Kept(), serve))
+    assert {d.provider: d.fault for d in judged.course.deliveries()} == dict.fromkeys(NAMES)
+
+
+def test_a_file_where_the_folder_of_a_bundle_was_ends_no_client(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1}
+    scene.keys.pop("cyd")
+    running_clock(monkeypatch)
+
+    def serve(*_: object) -> None:
+        scene.serve()
+        for folder in (scene.folder / "boxes" / "cyd" / "bundles").glob("*"):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+                folder.touch()
+
+    judged = run_training(scene.held(), Ledger(scene.folder / LEDGER), around(Kept(), serve))
+    assert judged.is_closed
+    found = {d.provider: d.fault for d in judged.course.deliveries()}
+    assert found == dict.fromkeys(NAMES) | {"cyd": Fault.MISSING}
+
+
+def test_a_pipe_where_a_bundle_is_to_be_ends_no_client(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.document |= {"steps": 3, "replicated": 1}
+    running_clock(monkeypatch)
+    bundle = scene.held().secret.bundle(sub_run=0, provider="cyd")
+    folder = scene.folder / "boxes" / "cyd" / "bundles" / bundle
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "manifest.json")
+    judged = train(scene)
+    assert judged.is_closed
+    found = {d.provider: d.fault for d in judged.course.deliveries()}
+    assert found == dict.fromkeys(NAMES) | {"cyd": Fault.MISSING}
+
+
 def test_a_client_that_was_away_past_the_deadline_blames_nobody(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,40 +434,124 @@ def test_the_clients_own_replica_is_asked_for_replicas_alone(scene: Scene) -> No
     assert judged.is_closed
 
 
-FORGERIES: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
-    "judged": (
+Change = Callable[[dict[str, Any]], dict[str, Any] | None]
+FORGERIES: dict[str, tuple[str, str, Change]] = {
+    "verdict": (
+        "judged",
         "another judgement",
         lambda b: {"providers": [{**p, "verdict": "no_indicator"} for p in b["providers"]]},
     ),
-    "received": (
+    "p-value": (
+        "judged",
+        "another judgement",
+        lambda b: {"providers": [{**p, "p_value": 0.999 * p["p_value"]} for p in b["providers"]]},
+    ),
+    "signature": (
+        "received",
         "did not sign",
         lambda b: {"manifest": b["manifest"] and {**b["manifest"], "environment": "another"}},
     ),
-    "compared": ("another judgement", lambda _: {"distances": {}}),
-    "revealed": ("committed to", lambda _: {"secret": "6" * 64}),
-    "opened": ("whom the secret chose", lambda _: {"main": "bea"}),
-    "begun": ("committed to", lambda _: {"commitment": "0" * 64}),
-    "closed": ("not signed", lambda _: {"digest": "0" * 64}),
+    "no signature": ("received", "did not sign", lambda _: {"manifest": None}),
+    "environment": ("received", "expected the environment that", lambda _: {"environment": "x"}),
+    "fault": ("received", "not a valid Fault", lambda _: {"fault": "lazy"}),
+    "second answer": ("received", "expected one answer of ada", lambda _: {"provider": "ada"}),
+    "answer of nobody": ("received", "was not asked", lambda _: {"provider": "dan"}),
+    "distances": ("compared", "another judgement", lambda _: {"distances": {}}),
+    "compared": ("compared", "as providers, got", lambda _: {"providers": ["bea", "cyd"]}),
+    "no judgement": ("judged", "got 'flagged'", lambda _: None),
+    "place": ("opened", "as place, got", lambda b: {"place": b["place"] + 1}),
+    "attempt": ("opened", "as attempt, got", lambda _: {"attempt": 7}),
+    "start": ("opened", "as start, got", lambda _: {"start": "0" * 64}),
+    "not expelled": ("expelled", "cyd to be expelled", lambda _: None),
+    "expelled": (
+        "expelled",
+        "nothing in the ledger says",
+        lambda _: {"provider": "bea", "why": "faults"},
+    ),
+    "promoted": ("promoted", "as digest, got", lambda _: {"digest": "0" * 64}),
+    "secret": ("revealed", "committed to", lambda _: {"secret": "6" * 64}),
+    "no secret": ("revealed", "and the secret, before it", lambda _: None),
+    "begun": ("begun", "committed to", lambda _: {"commitment": "0" * 64}),
+    "end": ("closed", "as digest, got", lambda _: {"digest": "0" * 64}),
+    "previous": ("closed", "not signed", lambda _: {"previous": "0" * 64}),
 }
 
 
-@pytest.mark.parametrize("kind", FORGERIES)
+def rewritten(scene: Scene, path: pathlib.Path, changes: Mapping[str, Change]) -> Ledger:
+    """Write a ledger anew, its chain whole and its end signed, with some kinds of lines changed."""
+    entries = read_ledger(scene.folder / LEDGER)
+    ledger = Ledger(path)
+    for entry in entries:
+        body = {name: value for name, value in entry.body.items() if name != "signature"}
+        if entry.kind == "closed":
+            body["previous"] = ledger.entries[-1].hash
+        more = changes[entry.kind](entry.body) if entry.kind in changes else {}
+        if more is not None:
+            body |= more
+            ledger.append(entry.kind, scene.client.signed(body) if entry.kind == "closed" else body)
+    return ledger
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_ledger_that_was_made_up_is_found_out(
-    finished: Scene, tmp_path: pathlib.Path, kind: str
+    finished: Scene, tmp_path: pathlib.Path, forgery: str
 ) -> None:
-    """Its chain is whole: somebody wrote it anew, with one kind of line changed."""
-    said, change = FORGERIES[kind]
-    entries = read_ledger(finished.folder / LEDGER)
-    forged = Ledger(tmp_path / LEDGER)
-    for entry in entries[:-1]:
-        more = change(entry.body) if entry.kind == kind else {}
-        forged.append(entry.kind, {**entry.body, **more})
-    closing = dict(entries[-1].body)
-    del closing["signature"]
-    closing = finished.client.signed({**closing, "previous": forged.entries[-1].hash})
-    forged.append("closed", {**closing, **(change(closing) if kind == "closed" else {})})
+    kind, said, change = FORGERIES[forgery]
     with pytest.raises(InputError, match=said):
+        judge_ledger(rewritten(finished, tmp_path / LEDGER, {kind: change}).entries)
+
+
+def test_draws_of_a_secret_that_was_found_afterwards_are_found_out(
+    finished: Scene, tmp_path: pathlib.Path
+) -> None:
+    chosen = choice(Secret(text="6" * 64), places=6, count=3)
+    changes: dict[str, Change] = {
+        "begun": lambda _: {"commitment": commitment(chosen)},
+        "revealed": lambda _: chosen,
+    }
+    with pytest.raises(InputError, match="whom the secret chose"):
+        judge_ledger(rewritten(finished, tmp_path / LEDGER, changes).entries)
+
+
+def test_distances_cannot_be_left_out(finished: Scene, tmp_path: pathlib.Path) -> None:
+    entries = read_ledger(finished.folder / LEDGER)
+    course, forged = Course(), Ledger(tmp_path / LEDGER)
+    for entry in entries[: next(e.index for e in entries if e.kind == "compared")]:
+        course.apply(forged.append(entry.kind, entry.body))
+    alpha = course.alpha(final=False)
+    number = len(course.sub_runs) - 1
+    forged.append(
+        "judged", judged_body(judge_now(course, alpha=alpha), sub_run=number, alpha=alpha)
+    )
+    with pytest.raises(InputError, match="expected the distances"):
         judge_ledger(forged.entries)
+
+
+def test_a_crash_that_a_provider_signed_is_no_answer(scene: Scene) -> None:
+    def crash(_: Work) -> None:
+        raise InputError("out of memory")
+
+    scene.trains["bea"] = crash
+    scene.document |= {"steps": 3, "replicated": 1}
+    train(scene)
+    changes: dict[str, Change] = {"received": lambda _: {"fault": None, "digest": "0" * 64}}
+    forged = rewritten(scene, scene.folder / "forged.jsonl", changes)
+    with pytest.raises(InputError, match="bea did not sign this answer"):
+        judge_ledger(forged.entries)
+
+
+def test_the_last_digits_of_a_judgement_may_be_another_processors(
+    finished: Scene, tmp_path: pathlib.Path
+) -> None:
+    """The field of `findings` was there before, and bound them to the last bit."""
+
+    def elsewhere(body: dict[str, Any]) -> dict[str, Any]:
+        rows = [{**p, "p_value": p["p_value"] * (1 - 1e-12)} for p in body["providers"]]
+        return {"providers": rows, "findings": "0" * 64}
+
+    judged = judge_ledger(rewritten(finished, tmp_path / LEDGER, {"judged": elsewhere}).entries)
+    assert verdicts(judged) == verdicts(judge_ledger(read_ledger(finished.folder / LEDGER)))
+    assert judged.is_closed
 
 
 def test_a_ledger_without_its_end_says_so(finished: Scene) -> None:
@@ -371,6 +560,8 @@ def test_a_ledger_without_its_end_says_so(finished: Scene) -> None:
     for count in (first + 1, len(entries) // 2, len(entries) - 1):
         judged = judge_ledger(entries[:count])
         assert not judged.is_closed
+        undrawn = any("the secret chose" in said for said in judged.audit.findings.not_examined)
+        assert undrawn == (count < len(entries) - 1)
     assert (
         "the ledger ends there" in judge_ledger(entries[: first + 1]).audit.findings.not_examined[0]
     )

@@ -62,3 +62,24 @@ def test_a_torn_line_is_cut_off_and_the_chain_goes_on(tmp_path: pathlib.Path, to
 def test_a_ledger_that_is_not_there_is_said(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match="expected a ledger"):
         read_ledger(tmp_path / "ledger.jsonl")
+
+
+def test_a_ledger_never_grows_beyond_what_can_be_read(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "ledger.jsonl"
+    monkeypatch.setattr("assay.providers.ledger._MAX_LEDGER", 1000)
+    ledger = Ledger(path)
+    ledger.append("a", {"text": "x" * 500})
+    with pytest.raises(InputError, match="expected at most 1000 bytes"):
+        ledger.append("b", {"text": "x" * 500})
+    assert [e.kind for e in read_ledger(path)] == ["a"]
+    assert [e.kind for e in ledger.entries] == ["a"]
+
+
+def test_a_line_that_could_not_be_read_is_not_written(tmp_path: pathlib.Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    deep: list[object] = []
+    for _ in range(200):
+        deep = [deep]
+    with pytest.raises(InputError, match="damaged"):
+        ledger.append("a", {"deep": deep})
+    assert Ledger(tmp_path / "ledger.jsonl").entries == []

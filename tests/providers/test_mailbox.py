@@ -1,6 +1,9 @@
 import os
 import pathlib
+import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -88,7 +91,7 @@ def test_a_storage_that_does_not_answer_is_told_from_an_empty_one(tmp_path, monk
     def fail(*_: object, **__: object) -> None:
         raise PermissionError("no")
 
-    monkeypatch.setattr(box._storage, "info", fail)
+    monkeypatch.setattr(box._storage, "size", fail)
     with pytest.raises(UnreachableError, match="cannot be reached"):
         box.read("a", 1)
 
@@ -114,6 +117,7 @@ def test_a_link_leads_nobody_out_of_a_mailbox(tmp_path: pathlib.Path, linked: st
         lambda: box.read("bundles/a/part", 9),
         lambda: box.fetch("bundles/a/part", tmp_path / "copy", 9),
         lambda: box.names("bundles/a"),
+        lambda: box.modified("bundles/a/part"),
     ):
         with pytest.raises(UnreachableError, match="got a link"):
             act()
@@ -130,3 +134,73 @@ def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: pathlib.Path) -> No
     box.put("results/part", tmp_path / "part")
     assert (tmp_path / "mine").read_bytes() == b"mine"
     assert box.read("results/part", 9) == b"new"
+
+
+def swapping(folder: pathlib.Path, act: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the other party put a link in the place of a folder just before a call."""
+
+    def swapped(*given: object, **named: object) -> Any:
+        if not folder.is_symlink():
+            folder.rename(folder.with_name("aside"))
+            folder.symlink_to("../out", target_is_directory=True)
+        return act(*given, **named)
+
+    return swapped
+
+
+@pytest.fixture
+def swapped(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A mailbox's folder beside a folder of one's own."""
+    folder, out = tmp_path / "box" / "a", tmp_path / "out"
+    for each, content in ((folder, b"theirs"), (out, b"mine")):
+        each.mkdir(parents=True)
+        (each / "part").write_bytes(content)
+    return folder
+
+
+def test_a_folder_that_becomes_a_link_leads_no_reader_away(swapped, monkeypatch) -> None:
+    box = Mailbox(str(swapped.parent))
+    monkeypatch.setattr(os, "lstat", swapping(swapped, os.lstat))
+    assert box.read("a/part", 9) == b"theirs"
+    assert swapped.is_symlink()
+
+
+@pytest.mark.parametrize("write", [Mailbox.create, Mailbox.replace, Mailbox.put])
+def test_a_folder_that_becomes_a_link_leads_no_writer_away(swapped, monkeypatch, write) -> None:
+    box, out = Mailbox(str(swapped.parent)), swapped.parent.with_name("out")
+    (out / "source").write_bytes(b"new")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    swap = swapping(swapped, secrets.token_hex)
+    monkeypatch.setattr("assay.providers.mailbox.secrets.token_hex", swap)
+    name = "new" if write is Mailbox.create else "part"
+    write(box, f"a/{name}", out / "source" if write is Mailbox.put else b"new")
+    assert swapped.is_symlink()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert (swapped.with_name("aside") / name).read_bytes() == b"new"
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_unreachable_mailbox(tmp_path: pathlib.Path) -> None:
+    box, source = Mailbox(str(tmp_path / "box")), tmp_path / "source"
+    source.write_bytes(b"new")
+    (tmp_path / "box" / "bundles").mkdir(parents=True)
+    (tmp_path / "box" / "bundles" / "a").write_bytes(b"")
+    for act in (
+        lambda: box.put("bundles/a/part", source),
+        lambda: box.create("bundles/a/part", b"new"),
+        lambda: box.replace("bundles/a/part", b"new"),
+    ):
+        with pytest.raises(UnreachableError, match="cannot be reached"):
+            act()
+    assert box.read("bundles/a/part", 9) is None
+    assert box.fetch("bundles/a/part", tmp_path / "copy", 9) is None
+    assert not box.exists("bundles/a/part")
+    assert box.names("bundles/a") == []
+    assert box.modified("bundles/a/part") is None
+
+
+def test_what_cannot_be_written_leaves_nothing_half_written(tmp_path: pathlib.Path) -> None:
+    box = Mailbox(str(tmp_path / "box"))
+    (tmp_path / "box" / "part").mkdir(parents=True)
+    with pytest.raises(UnreachableError):
+        box.replace("part", b"new")
+    assert [path.name for path in (tmp_path / "box").iterdir()] == ["part"]

@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from assay.audits.training import Comparison, Fault, Profile, compare, profile_document
-from assay.errors import InputError
+from assay.errors import InputError, RefusedError
 from assay.records import record
 from assay.results import Progress, Store
 
-from .bundle import make_bundle, send
+from .bundle import MANIFEST, make_bundle, send
 from .canonical import digest_document
 from .course import MOST_FAULTS, Course, SubRun
 from .judging import Judged, judge_ledger, judge_now, judged_body
@@ -228,14 +228,17 @@ class Client:
         )
         with _folder() as work:
             write_weights(work / "start", self._start())
-            manifest = send(
-                self._boxes[name],
-                bundle,
-                plan,
-                start=work / "start",
-                work=work,
-                key=self._held.key,
-            )
+            try:
+                manifest = send(
+                    self._boxes[name],
+                    bundle,
+                    plan,
+                    start=work / "start",
+                    work=work,
+                    key=self._held.key,
+                )
+            except RefusedError as error:  # something else was laid where the bundle is to be
+                raise UnreachableError(str(error)) from error
         digest = digest_document(manifest)
         self._note("sent", {"sub_run": run.number, "provider": name, "manifest": digest})
 
@@ -246,44 +249,61 @@ class Client:
         return _stored(self._around.store, link.sub_run, link.provider, link.digest)
 
     def _collect(self, run: SubRun) -> None:
-        """Wait for answers until all are there or the deadline has passed."""
+        """Wait for answers until all are there or the deadline has passed.
+
+        A mailbox that cannot be reached then may hold one: it has as long again to answer.
+        """
         start, deadline = self._start(), datetime.datetime.fromisoformat(run.deadline)
+        minutes = datetime.timedelta(minutes=self.course.held.deadline_minutes)
+        last_look = max(deadline, _now()) + minutes
         told: list[str] | None = None
         while waiting := [name for name in run.bundles if name not in run.deliveries]:
-            is_over = _now() > deadline
             if told is not None and waiting != told:  # not at once: answers may lie there
                 names, told = ", ".join(waiting), waiting
                 self._around.say(f"sub-run {run.number}: waiting for {names} until {run.deadline}")
             told = told or []
             for name in waiting:
-                received = self._receive(run, name, start, deadline)
-                if received is None and is_over:
-                    box = self._boxes[name]
-                    with contextlib.suppress(UnreachableError):
-                        box.replace(f"bundles/{run.bundles[name]}/withdrawn", b"")
-                    received = missing(self._asked(run, name), f"nothing came by {run.deadline}")
+                received = self._look(run, name, start, last_look)
                 if received is not None:
                     self._take(run, name, received)
             if len(run.deliveries) < len(run.bundles):
                 self._show()
                 time.sleep(self._around.poll_s)
 
-    def _receive(
-        self, run: SubRun, name: str, start: Mapping[str, Tensor], deadline: datetime.datetime
+    def _look(
+        self, run: SubRun, name: str, start: Mapping[str, Tensor], last_look: datetime.datetime
     ) -> Received | None:
-        asked, box = self._asked(run, name), self._boxes[name]
+        """Look for an answer; say that it is missing where it cannot come in time any more."""
+        looked, said = _now(), f"nothing came by {run.deadline}"
+        is_over = looked > datetime.datetime.fromisoformat(run.deadline)
         try:
-            with _folder() as work:
-                received = receive(box, asked, start, work)
-                if received is not None and received.log is not None:
-                    self._around.keep_log(log_name(run.number, name), received.log)
-            if received is None:
-                return None
-            came = box.modified(f"results/{asked.bundle}/manifest.json") or _now()
+            received = self._receive(run, name, start)
         except UnreachableError as error:
             self._around.say(str(error))
+            received, is_over = None, looked > last_look
+            said = f"its mailbox could not be reached by {run.deadline} nor at {looked.isoformat()}"
+        if received is not None or not is_over:
+            return received
+        with contextlib.suppress(UnreachableError):
+            self._boxes[name].replace(f"bundles/{run.bundles[name]}/withdrawn", b"")
+        return missing(self._asked(run, name), said)
+
+    def _receive(self, run: SubRun, name: str, start: Mapping[str, Tensor]) -> Received | None:
+        asked, looked = self._asked(run, name), _now()
+        with _folder() as work:
+            received = receive(self._boxes[name], asked, start, work)
+            if received is not None and received.log is not None:
+                self._around.keep_log(log_name(run.number, name), received.log)
+        if received is None:
             return None
+        deadline = datetime.datetime.fromisoformat(run.deadline)
+        came = self._came(run, name, looked)
         return late(received, came, deadline) if came > deadline else received
+
+    def _came(self, run: SubRun, name: str, seen: datetime.datetime) -> datetime.datetime:
+        """Tell when an answer came: as the storage says, but not after it was seen."""
+        place = f"results/{run.bundles[name]}/{MANIFEST}"
+        return min(self._boxes[name].modified(place) or seen, seen)
 
     def _asked(self, run: SubRun, name: str) -> Asked:
         plan = self.course.held
@@ -345,12 +365,21 @@ class Client:
         self._note("judged", judged_body(audit, sub_run=None, alpha=alpha))
 
     def _look_again(self, run: SubRun, name: str) -> None:
-        place = f"results/{run.bundles[name]}/manifest.json"
+        """See whether what was missing came after all; it is not compared any more."""
+        asked, deadline = self._asked(run, name), datetime.datetime.fromisoformat(run.deadline)
         with contextlib.suppress(UnreachableError):
-            if self._boxes[name].exists(place):
-                came, deadline = _now(), datetime.datetime.fromisoformat(run.deadline)
-                asked = self._asked(run, name)
+            if not self._boxes[name].exists(f"results/{asked.bundle}/{MANIFEST}"):
+                return
+            came = self._came(run, name, _now())
+            if came > deadline:
                 self._take(run, name, late(missing(asked, ""), came, deadline))
+                return
+            said = (
+                f"expected it by {run.deadline}, it could not be seen then; it came at "
+                f"{came.isoformat()}, as the storage says, and was not compared"
+            )
+            if run.deliveries[name].detail != said:
+                self._take(run, name, missing(asked, said))
 
     def _expel(self, run: SubRun | None) -> bool:
         """Part with who was flagged, or never answers; say whether the training was rolled back."""

@@ -55,7 +55,11 @@ class Ledger:
         return self._entries
 
     def append(self, kind: str, body: dict[str, Any]) -> Entry:
-        """Add a line: on disk when this returns."""
+        """Add a line: on disk when this returns.
+
+        Raises:
+            InputError: the ledger would be larger than can be read, or the line is none that can.
+        """
         previous = self._entries[-1].hash if self._entries else _BEGINNING
         line = {
             "index": len(self._entries),
@@ -64,12 +68,18 @@ class Ledger:
             "body": body,
             "previous": previous,
         }
-        text = documents.dump({**line, "hash": digest_document(line)}, indent=None)
+        text = documents.dump({**line, "hash": digest_document(line)}, indent=None).encode()
+        entry = _entry(text, len(self._entries), previous)
         with self._path.open("ab") as file:
-            file.write(text.encode() + b"\n")
+            size = file.tell() + len(text) + 1
+            if size > _MAX_LEDGER:
+                raise InputError(
+                    f"expected at most {_MAX_LEDGER} bytes in {self._path}, with what comes next "
+                    f"it had {size}: start a training of fewer sub-runs or providers"
+                )
+            file.write(text + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        entry = _entry(text.encode(), len(self._entries), previous)
         self._entries.append(entry)
         return entry
 
