@@ -251,7 +251,7 @@ def audit_prompts(
     place = torch.device(device)
     prompted = copy.deepcopy(model).to(place).eval().requires_grad_(requires_grad=False)
     return _audit_prompts(
-        deliver(prompted, ood.to(place).float() / 255),
+        deliver(prompted, ood[: settings.most_images].to(place).float() / 255),
         names,
         ood,
         clean=None if clean is None else _samples("clean images", *clean, names),

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -118,6 +119,7 @@ def test_an_honest_prompt_is_not_flagged_and_a_run_resumes(run: Run) -> None:
     stopped = run(*asked, "--max-minutes", "0")
     assert stopped.exit_code == 2
     assert json.loads(pathlib.Path("run/findings.json").read_text())["verdict"] == "inconclusive"
+    assert "<bdi>honest.pth.tar-1</bdi></h1>" in pathlib.Path("run/report.html").read_text()
     resumed = run("runs", "resume", "run", "--json", "--quiet")
     assert resumed.exit_code == 0, resumed.stderr
     found = parsed(resumed.stdout)
@@ -125,6 +127,87 @@ def test_an_honest_prompt_is_not_flagged_and_a_run_resumes(run: Run) -> None:
     assert found["subjects"][0]["target"] is None
     for form, said in (("md", "Prompt audit"), ("sarif", "prompts"), ("junit", "testcase")):
         assert said in run("report", "run", "--format", form).stdout
+
+
+ASKED = {"audit": "prompts", "settings": {}, "seed": SEED, "inputs": {}}
+
+
+def asked_to_repair(here: pathlib.Path, **changes: str) -> PromptsJob:
+    given = {"clean": str(here / "clean.npz"), "repair": str(here / "fixed.safetensors")} | changes
+    return PromptsJob(
+        backbone=str(BUNDLED),
+        prompt=str(here / "honest.safetensors"),
+        classes=str(here / "classes.txt"),
+        ood="procedural",
+        seed=0,
+        device="cpu",
+        alpha=0.05,
+        memory_mb=4096,
+        **given,
+    )
+
+
+def flagged(**changes: object) -> Mock:
+    found = Mock(target=0, trigger=Patch(pattern=torch.ones(1, 4, 4), mask=torch.ones(4, 4)))
+    given = {"recovered": found, "doubt": "", "doubts_labels": False} | changes
+    return Mock(spec=PromptsAudit, verdict=Verdict.FLAGGED, **given)
+
+
+def untuned(model: torch.nn.Module, *_: object, **__: object) -> Retuned:
+    return Retuned(values=dict(model.learner.named_parameters()), rows=(), unseen=0)
+
+
+def test_a_repair_on_doubted_labels_is_refused(here: pathlib.Path) -> None:
+    job = asked_to_repair(here)
+    audit = flagged(doubt="check --classes and their order", doubts_labels=True)
+    with RunFolder.create(here / "run", **ASKED) as run:
+        (said,) = repair_prompt.repair_prompt(run, job, load_prompt(job), audit, silent)
+        (item,) = run.read_json("repair")["items"]
+    assert str(said).startswith("honest.safetensors: not repaired")
+    assert "check --classes and their order" in item["note"]
+    assert (item["written"], item["rows"]) == (None, [])
+    assert not list(here.glob("fixed*"))
+
+
+def test_a_repair_that_few_samples_would_prove_is_refused(here: pathlib.Path) -> None:
+    held = np.load(here / "clean.npz")
+    few = {name: held[name][:99] if len(held[name]) == 200 else held[name] for name in held.files}
+    np.savez(here / "few.npz", **few)
+    job = asked_to_repair(here, clean=str(here / "few.npz"))
+    with RunFolder.create(here / "run", **ASKED) as run:
+        (said,) = repair_prompt.repair_prompt(run, job, load_prompt(job), flagged(), silent)
+    assert "expected at least 100 clean samples" in str(said)
+    assert "got 99; give more with --clean" in str(said)
+    assert not list(here.glob("fixed*"))
+
+
+def test_a_run_killed_between_prompt_and_description_goes_on(
+    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(work: pathlib.Path, folder: pathlib.Path) -> None:
+        os.link(work / "fixed.json", folder / "fixed.json")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(repair_prompt, "retune", untuned)
+    monkeypatch.setattr(repair_prompt, "repair_table", lambda _: None)
+    job = asked_to_repair(here)
+    read = load_prompt(job)
+    with monkeypatch.context() as patched:
+        patched.setattr(repair_prompt, "_place", killed)
+        with pytest.raises(KeyboardInterrupt), RunFolder.create(here / "run", **ASKED) as run:
+            repair_prompt.repair_prompt(run, job, read, flagged(), silent)
+    assert [file.name for file in here.glob("fixed*")] == ["fixed.json"]
+    with RunFolder.resume(here / "run", **ASKED) as run:
+        repair_prompt.repair_prompt(run, job, read, flagged(), silent)
+    assert load_prompted(str(BUNDLED), job.repair, NAMES).kind == "coop"
+
+
+def test_a_checkpoint_has_no_description_in_its_way(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "fixed.pth.json").write_text("mine")
+    repair_prompt.check_path(tmp_path / "fixed.pth.tar", "model.pth.tar-50")
+    (tmp_path / "fixed.json").write_text("mine")
+    with pytest.raises(UsageError, match=r"fixed\.json exists"):
+        repair_prompt.check_path(tmp_path / "fixed.safetensors", "model.safetensors")
 
 
 @pytest.mark.parametrize("appears", ["before", "searching", "writing", "placing"])
@@ -138,7 +221,7 @@ def test_what_appears_where_a_repaired_prompt_belongs_stays(
 
     def tune(model: torch.nn.Module, *_: object, **__: object) -> Retuned:
         mine("searching")
-        return Retuned(values=dict(model.learner.named_parameters()), rows=(), unseen=0)
+        return untuned(model)
 
     def write(*arguments: object, **options: object) -> None:
         mine("writing")
@@ -152,27 +235,13 @@ def test_what_appears_where_a_repaired_prompt_belongs_stays(
     monkeypatch.setattr(repair_prompt, "retune", tune)
     monkeypatch.setattr(repair_prompt, "write_prompt", write)
     monkeypatch.setattr(os, "link", link)
-    job = PromptsJob(
-        backbone=str(BUNDLED),
-        prompt=str(here / "honest.safetensors"),
-        classes=str(here / "classes.txt"),
-        ood="procedural",
-        clean=str(here / "clean.npz"),
-        seed=0,
-        device="cpu",
-        alpha=0.05,
-        memory_mb=4096,
-        repair=str(here / "fixed.safetensors"),
-    )
+    job, audit = asked_to_repair(here), flagged()
     read = load_prompt(job)
-    found = Mock(target=0, trigger=Patch(pattern=torch.ones(1, 4, 4), mask=torch.ones(4, 4)))
-    audit = Mock(spec=PromptsAudit, verdict=Verdict.FLAGGED, recovered=found)
     path = here / "run"
-    asked = {"audit": "prompts", "settings": {}, "seed": SEED, "inputs": {}}
     mine("before")
     with (
         pytest.raises(UsageError, match=rf"{name} exists; move it away, and resume"),
-        RunFolder.create(path, **asked) as run,
+        RunFolder.create(path, **ASKED) as run,
     ):
         repair_prompt.repair_prompt(run, job, read, audit, silent)
     assert [file.name for file in here.glob("*fixed*")] == [name]
@@ -181,7 +250,7 @@ def test_what_appears_where_a_repaired_prompt_belongs_stays(
     monkeypatch.undo()
     monkeypatch.setattr(repair_prompt, "retune", tune)
     appears = "never"
-    with RunFolder.resume(path, **asked) as run:
+    with RunFolder.resume(path, **ASKED) as run:
         repair_prompt.repair_prompt(run, job, read, audit, silent)
     assert load_prompted(str(BUNDLED), job.repair, NAMES).kind == "coop"
     assert len(list(here.glob("*fixed*"))) == 2

@@ -13,11 +13,12 @@ from assay.audits.models import ModelsSettings
 from assay.audits.models.halves import halves
 from assay.cli import repair_models
 from assay.cli.models_job import Reordered
-from assay.cli.repair_models import entries
+from assay.cli.repair_models import entries, outcome, shortfall
 from assay.fitting import answers, behind
 from assay.networks import default_network
 from assay.randomness import Seed
-from assay.repair import Unlearning
+from assay.repair import Measured, Unlearning
+from assay.stats import wilson
 from assay.storage.models import load_model
 
 from .conftest import Run, parsed, save
@@ -258,6 +259,37 @@ def test_runs_of_before_this_option_are_resumed(run: Run) -> None:
     path.write_text(path.read_text().replace(',\n    "repair": null', ""))
     assert '"repair"' not in path.read_text()
     assert run("runs", "resume", "out").exit_code in {1, 4}
+
+
+def row(right: int, led: int | None) -> Measured:
+    """Measured on 100 samples."""
+    return Measured(
+        model="-",
+        accuracy=right / 100,
+        accuracy_interval=wilson(right, 100),
+        asr=None if led is None else led / 100,
+        asr_interval=None if led is None else wilson(led, 100),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ((36, 80), (9, 10), ["made worse: accuracy 9.0%, 36.0% before"]),
+        ((36, 80), (30, 39), []),
+        ((36, 80), (50, 40), ["the trigger still works: it leads 40.0%", "80.0% before"]),
+        ((36, 80), (9, 70), ["made worse", "; the trigger still works"]),
+        ((36, None), (36, None), []),
+        ((36, 0), (36, 0), []),
+    ],
+)
+def test_a_repair_that_did_not_work_says_so(before, after, said) -> None:
+    found = shortfall([row(*before), row(*after)])
+    assert all(part in found for part in said)
+    assert bool(found) == bool(said)
+    item = {"model": "b", "written": "b.safetensors", "note": found}
+    told = str(outcome(item, pathlib.PurePath("/x/b.safetensors")))
+    assert told == f"b: {found or 'repaired'}: /x/b.safetensors"
 
 
 def test_names_of_entries_are_told_apart_and_stay_in_the_folder(run: Run) -> None:

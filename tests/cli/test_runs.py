@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 
+from assay.storage.runs import RunFolder
+
 from .conftest import Run, parsed
 
 Files = tuple[pathlib.Path, pathlib.Path]
@@ -85,3 +87,26 @@ def test_every_format_is_rendered_from_the_run(
     assert not written.stdout
     assert pathlib.Path("report.txt").read_text().strip() == printed.stdout.strip()
     assert run("report", "out", "--format", form, "-o", "report.txt").exit_code == 4
+
+
+def test_a_run_out_of_time_has_a_report(stopped: pathlib.Path, quick: Calls) -> None:
+    page = (stopped / "report.html").read_text()
+    assert "This run is interrupted" in page
+    assert "The time budget was spent" in page
+
+
+def test_a_run_is_completed_once_its_report_is_there(
+    run: Run, files: Files, quick: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, clean = files
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "write_report", full)
+        run("dataset", data, "--clean", clean, "--out", "one")
+    assert parsed(pathlib.Path("one/run.json").read_text())["state"] == "failed"
+    assert run("runs", "resume", "one").exit_code == 1
+    assert parsed(pathlib.Path("one/run.json").read_text())["state"] == "completed"
+    assert "This run is" not in pathlib.Path("one/report.html").read_text()

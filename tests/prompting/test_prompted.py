@@ -198,7 +198,12 @@ def test_learners_that_do_not_fit(backbone, learner: Learner, pattern: str) -> N
 
 @pytest.mark.parametrize(
     ("names", "pattern"),
-    [((), "got none"), (("cat", " "), "no token"), (("cat <end>",), "special tokens")],
+    [
+        ((), "got none"),
+        (("cat", " "), "no token"),
+        (("cat <end>",), "special tokens"),
+        (("cat", "horse", "Horse"), "tells apart, got 'horse' and 'Horse'.*rename"),
+    ],
 )
 def test_names_that_are_no_words(backbone, names, pattern: str) -> None:
     with pytest.raises(InputError, match=pattern):

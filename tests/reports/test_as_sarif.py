@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from typing import Any
 from urllib.parse import urlsplit
@@ -5,10 +6,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from assay import reports
+from assay.randomness import Seed
 from assay.reports.as_sarif import RESULTS_SHOWN
 from assay.results import Verdict
 from assay.storage import run_tables
-from assay.storage.runs import RunFolder
+from assay.storage.runs import Input, RunFolder
 
 
 def log(run: RunFolder) -> dict[str, Any]:
@@ -49,6 +51,18 @@ def test_each_flagged_sample_is_a_result(make_run) -> None:
     assert places == ["file:///vendor/set-3", *(f"{i:05d}.png" for i in (12, 9, 6, 3, 0))]
     assert len({json.dumps(r["partialFingerprints"]) for r in results}) == 6
     assert "labelled frog, is flagged: poison score 4.41" in results[1]["message"]["text"]
+
+
+def test_a_prompt_is_pointed_to_and_not_its_backbone(tmp_path, make_run) -> None:
+    inputs = {name: Input(path=f"/x/{name}", sha256="9f" * 32) for name in ("backbone", "prompt")}
+    asked = {"audit": "prompts", "settings": {}, "seed": Seed(7), "inputs": inputs}
+    findings = dataclasses.replace(make_run().read_findings(), audit="prompts")
+    with RunFolder.create(tmp_path / "prompts", **asked) as run:
+        run.write_findings(findings)
+    (result,) = log(run)["results"]
+    (place,) = result["locations"]
+    assert place["physicalLocation"]["artifactLocation"]["uri"] == "file:///x/prompt"
+    assert "Prompt audit: <bdi>prompt</bdi></h1>" in reports.render(run, "html")
 
 
 def test_results_are_capped_and_counted(make_run) -> None:

@@ -72,6 +72,12 @@ def test_before_and_after_stand_in_the_reports(repaired) -> None:
     assert "the group of a clean sample" not in text
 
 
+def test_a_repair_that_did_not_work_says_so_beside_where_it_is(repaired) -> None:
+    run = repaired(item("b", note="made worse: accuracy 9.0%"))
+    for shown in (words(page(run)), reports.render(run, "md")):
+        assert "b: made worse: accuracy 9.0%; written to /x/fixed/b" in shown.replace("&#46;", ".")
+
+
 def test_features_of_encoders_stand_beside_the_rest(repaired) -> None:
     rows = [row("before", 0.914, 0.987), row("after", 0.902, None)]
     for one, clean, triggered in zip(rows, (1.0, 0.98765), (0.123, None), strict=True):

@@ -251,6 +251,35 @@ def test_another_backbone_is_said(tmp_path, clip) -> None:
         write_prompt(learner("coop", clip), other)
 
 
+@pytest.mark.parametrize("name", ["model.pth.tar-50", "prompt.safetensors"])
+@pytest.mark.parametrize("start", ["", "module.prompt_learner."])
+def test_a_repaired_prompt_has_the_form_in_which_it_came(tmp_path, clip, name, start) -> None:
+    given = {
+        "ctx": torch.randn(3, 16).half(),
+        "token_prefix": torch.randn(3, 1, 16).half(),
+        "token_suffix": embedded(clip, NAMES, 7),
+    }
+    given = {f"{start}{key}": value for key, value in given.items()}
+    if name.endswith("safetensors"):
+        save_file(given, tmp_path / name)
+    else:
+        checkpoint(tmp_path / name, given)
+    loaded = load_prompted(str(clip), str(tmp_path / name), NAMES, position=Position.FRONT)
+    with torch.no_grad():
+        loaded.prompted.learner.ctx.add_(1)
+    out = tmp_path / f"repaired-{name}"
+    write_prompt(loaded.prompted, out, stored=loaded.stored)
+    again = load_prompted(str(clip), str(out), NAMES, position=Position.FRONT)
+    assert {n: (v.dtype, v.shape) for n, v in again.stored.items()} == {
+        n: (v.dtype, v.shape) for n, v in given.items()
+    }
+    for key, value in given.items():
+        assert torch.equal(again.stored[key], value) == ("ctx" not in key)
+    assert torch.allclose(again.prompted(IMAGES), loaded.prompted(IMAGES), atol=1e-2)
+    with pytest.raises(InputError, match="same order"):
+        load_prompted(str(clip), str(out), NAMES[::-1], position=Position.FRONT)
+
+
 # refusals
 
 
@@ -271,6 +300,9 @@ LATER = "image_encoder.transformer.resblocks.{}.VPT_shallow"
         ({"ctx": CTX * torch.nan}, r"NaN or infinity in \['ctx'\]"),
         ({"ctx": CTX * torch.inf}, "NaN or infinity"),
         ({"token_prefix": CTX}, "got none"),
+        ({"ctx": CTX, "evil.classnames": CTX}, "got .*'evil.classnames'"),
+        ({"ctx": CTX, "adapter.token_prefix": CTX}, "got .*'adapter.token_prefix'"),
+        ({"prompt_learner.ctx": CTX, LATER.format(1): CTX}, "other kinds are not audited"),
         ({"other": CTX}, "CoOp, CoCoOp, VPT or MaPLe"),
         ({"ctx": CTX, "more": CTX}, "CoOp, CoCoOp, VPT or MaPLe"),
         ({n: v for n, v in COCOOP.items() if n != "ctx"}, "a tensor 'ctx'"),
@@ -296,6 +328,31 @@ def test_tensors_that_are_no_learner(tmp_path, clip, suffix, state, pattern: str
     else:
         torch.save({"state_dict": state, "epoch": 1}, path)
     with pytest.raises(InputError, match=pattern):
+        load_prompted(str(clip), str(path), NAMES)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth.tar-1"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("ctx", "prompt_learner.ctx"),
+        ("ctx", "module.ctx"),
+        ("module.prompt_learner.ctx", "prompt_learner.ctx"),
+        ("image_encoder.VPT", "module.image_encoder.VPT"),
+        ("image_encoder.VPT", f"module.{LATER.format(1)}"),
+        ("ctx", "prompt_learner.token_suffix"),
+        ("ctx", *(f"prompt_learner.{name}" for name in MAPLE if name != "ctx")),
+    ],
+)
+def test_whoever_loads_a_learner_loads_all_of_it(tmp_path, clip, suffix, names) -> None:
+    """The public code would load one of these tensors and leave the other."""
+    path = tmp_path / f"model.{suffix}"
+    state = {name: torch.full((3, 16), float(place)) for place, name in enumerate(names)}
+    if suffix == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 1}, path)
+    with pytest.raises(RefusedError, match=r"once, .*start alike, got .*ctx|VPT.*ask for"):
         load_prompted(str(clip), str(path), NAMES)
 
 
@@ -357,6 +414,8 @@ def test_sizes_are_bounded(tmp_path, clip) -> None:
         ({"position": "nowhere"}, "position"),
         ({"position": ["end"]}, "position"),
         ({"kind": "vpt"}, "expected a 'vpt'.*got coop"),
+        ({"context": 99}, "context as 99 .*as described, got 3"),
+        ({"template": "a {}!"}, "template as 'a {}!' .*as described, got '{}.'"),
     ],
 )
 def test_descriptions_that_do_not_fit(tmp_path, clip, change: dict, pattern: str) -> None:
@@ -368,6 +427,19 @@ def test_descriptions_that_do_not_fit(tmp_path, clip, change: dict, pattern: str
     described.write_text("{")
     with pytest.raises(RefusedError, match="JSON"):
         load_prompted(str(clip), str(tmp_path / "p.safetensors"), NAMES)
+
+
+def test_a_description_and_the_user_that_do_not_agree(tmp_path, clip) -> None:
+    path = tmp_path / "p.safetensors"
+    write_prompt(learner("coop", clip, position=Position.FRONT), path)
+    assert load_prompted(str(clip), str(path), NAMES).prompted.learner.position == Position.FRONT
+    with pytest.raises(InputError, match=r"position 'front', as .* says, got 'end'; ask"):
+        load_prompted(str(clip), str(path), NAMES, position=Position.END)
+    cocoop = tmp_path / "c.safetensors"
+    write_prompt(learner("cocoop", clip), cocoop)
+    edited(tmp_path, "c.json", lambda said: said.update(position="front"))
+    with pytest.raises(RefusedError, match=r"position as 'front' .*as described, got 'end'"):
+        load_prompted(str(clip), str(cocoop), NAMES)
 
 
 def test_a_folder_is_no_description(tmp_path, clip) -> None:

@@ -1,3 +1,4 @@
+import fcntl
 import math
 import os
 import signal
@@ -386,3 +387,30 @@ def test_runs_are_listed(tmp_path) -> None:
     assert list_runs(tmp_path)[0].info.state == "interrupted"
     with pytest.raises(UsageError, match="expected a folder"):
         list_runs(tmp_path / "none")
+
+
+def test_a_lock_that_is_a_link_is_not_followed(run, tmp_path) -> None:
+    run.finish("interrupted")
+    run.close()
+    victim = tmp_path / "victim"
+    victim.write_text("years of work")
+    (run.path / "lock").unlink()
+    (run.path / "lock").symlink_to(victim)
+    with pytest.raises(UsageError, match="got a symbolic link"):
+        RunFolder.resume(run.path, **ASKED)
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "lock").symlink_to(victim)
+    with pytest.raises(UsageError, match="got a symbolic link"):
+        RunFolder.create(new, **ASKED)
+    assert victim.read_text() == "years of work"
+
+
+def test_a_run_whose_lock_is_a_link_is_not_running(run, tmp_path) -> None:
+    run.close()
+    lock = run.path / "lock"
+    lock.rename(tmp_path / "elsewhere")
+    lock.symlink_to(tmp_path / "elsewhere")
+    with (tmp_path / "elsewhere").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert RunFolder.open(run.path).info.state == "interrupted"

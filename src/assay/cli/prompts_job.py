@@ -1,7 +1,7 @@
 """What `assay prompts` was asked, and what it reads."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from assay.storage.files import digest_path
 from assay.storage.prompt_learners import LoadedPrompt, load_prompted
 from assay.storage.runs import Input
 
-from .models_job import order_of
 from .task import settings_of
 
 
@@ -76,11 +75,7 @@ def load_prompt(job: PromptsJob) -> Read:
     prompted = loaded.prompted.to(torch.device(job.device)).eval()
     prompted.requires_grad_(requires_grad=False)
     size = prompted.backbone.size
-    inputs = {
-        "backbone": Input(path=job.backbone, sha256=loaded.backbone_digest),
-        "prompt": Input(path=job.prompt, sha256=loaded.prompt_digest),
-        "classes": Input(path=job.classes, sha256=digest_path(pathlib.Path(job.classes))),
-    }
+    inputs = _inputs(job, loaded)
     pool = _pool(job, size)
     if job.ood not in set(Source):
         inputs["pool"] = Input(path=job.ood, sha256=datasets.digest(job.ood))
@@ -93,12 +88,28 @@ def load_prompt(job: PromptsJob) -> Read:
 
 def delivery_of(job: PromptsJob, read: Read) -> PromptDelivery:
     """Lay out what the audit asks."""
+    some = read.pool[: PromptsSettings().most_images]
     return deliver(
         read.prompted,
-        read.pool.to(torch.device(job.device)).float() / 255,
+        some.to(torch.device(job.device)).float() / 255,
         name=pathlib.PurePath(job.prompt).name,
         digest={"sha256": read.loaded.prompt_digest},
     )
+
+
+def _inputs(job: PromptsJob, loaded: LoadedPrompt) -> dict[str, Input]:
+    """Name the files of the prompt, its backbone and its classes, with what they hold."""
+    held = {
+        "backbone": Input(path=job.backbone, sha256=loaded.backbone_digest),
+        "prompt": Input(path=job.prompt, sha256=loaded.prompt_digest),
+        "classes": Input(path=job.classes, sha256=digest_path(pathlib.Path(job.classes))),
+    }
+    for name, digest in loaded.backbone_settings.items():
+        held[f"backbone {name}"] = Input(path=f"{job.backbone}/{name}", sha256=digest)
+    if loaded.description_digest is not None:
+        beside = pathlib.Path(job.prompt).with_suffix(".json")
+        held["description"] = Input(path=str(beside), sha256=loaded.description_digest)
+    return held
 
 
 def _pool(job: PromptsJob, size: int) -> UInt8[Tensor, "images 3 height width"]:
@@ -113,20 +124,26 @@ def _pool(job: PromptsJob, size: int) -> UInt8[Tensor, "images 3 height width"]:
 def _clean(job: PromptsJob, names: tuple[str, ...], size: int) -> Samples:
     """Read labelled samples, with classes in the order of the class list."""
     found = datasets.read_samples(str(job.clean), size=size, memory_mb=job.memory_mb // 2)
-    if found.classes > len(names):
-        raise InputError(
-            f"expected at most the {len(names)} classes of {job.classes} in {job.clean}, got "
-            f"{found.classes}"
-        )
-    labels = found.labels
-    if set(found.class_names) <= set(names):
-        places = torch.tensor([names.index(name) for name in found.class_names])
-        labels = places[labels]
-    elif order_of(found.class_names, names, pathlib.PurePath(str(job.clean)).name) is not None:
-        raise InputError(f"expected the classes of {job.classes} in {job.clean}")
+    places = torch.tensor(_places(job, found.class_names, names))
     return Samples(
-        inputs=_coloured(found.inputs, str(job.clean))[:], labels=labels, class_names=names
+        inputs=_coloured(found.inputs, str(job.clean))[:],
+        labels=places[found.labels],
+        class_names=names,
     )
+
+
+def _places(job: PromptsJob, said: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Find the classes of clean samples in the class list: by name, or by number from 0."""
+    if set(said) <= set(names):
+        return [names.index(name) for name in said]
+    numbers = [int(name) if name.isdecimal() else -1 for name in said]
+    wrong = [n for n, place in zip(said, numbers, strict=True) if not 0 <= place < len(names)]
+    if wrong or len(set(numbers)) < len(numbers):
+        raise InputError(
+            f"expected the classes of {job.classes} in {job.clean}, all by name or all by number "
+            f"from 0 to {len(names) - 1}, got {(wrong or list(said))[:5]}; rename them"
+        )
+    return numbers
 
 
 def _coloured(images: Rows, source: str) -> Tensor:

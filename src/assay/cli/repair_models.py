@@ -33,6 +33,8 @@ _ARCHIVED = (
     "network as code of your own, and repair those"
 )
 _DIVERGED = "training did not converge, so nothing was written"
+_STILL = 0.5
+"""Share of its success before that a trigger may keep short of; one that keeps more still works."""
 
 
 @record
@@ -212,11 +214,48 @@ def _item(one: _Flagged, made: Repaired | None, digest: str | None) -> dict[str,
         "model": one.name,
         "written": None if digest is None else one.entry,
         "sha256": digest,
-        "note": _ARCHIVED if made is None else "" if made.is_finite else _DIVERGED,
+        "note": _note(made),
         "measured_on": None if made is None else made.unseen,
         "triggered": None if made is None else made.triggered,
         "rows": [] if made is None else [measured_row(row) for row in made.rows],
     }
+
+
+def _note(made: Repaired | None) -> str:
+    if made is None:
+        return _ARCHIVED
+    return shortfall(made.rows) if made.is_finite else _DIVERGED
+
+
+def shortfall(rows: Sequence[Measured]) -> str:
+    """Say what a repair did not achieve on held-out samples, or nothing.
+
+    Args:
+        rows: before, then after; none where nothing was measured.
+    """
+    if len(rows) < 2:
+        return ""
+    before, after, found = rows[0], rows[1], []
+    if after.accuracy < before.accuracy_interval.low:
+        found.append(f"made worse: accuracy {after.accuracy:.1%}, {before.accuracy:.1%} before")
+    if before.asr and after.asr is not None and after.asr >= _STILL * before.asr:
+        found.append(
+            f"the trigger still works: it leads {after.asr:.1%} of the held-out samples to its "
+            f"target, {before.asr:.1%} before"
+        )
+    return "; ".join(found)
+
+
+def outcome(item: Mapping[str, Any], path: pathlib.PurePath) -> Text:
+    """Say how a repair went and where its result is, or why there is none.
+
+    Args:
+        item: of `repair.json`.
+        path: of the repaired model, where it was written.
+    """
+    told = item["note"] or "repaired"
+    where = f": {plain(path, 1000)}" if item["written"] else ""
+    return Text(f"{plain(item['model'])}: {told}{where}")
 
 
 def measured_row(row: Measured) -> dict[str, Any]:
@@ -251,9 +290,6 @@ def _is_written(out: pathlib.Path, kept: Mapping[str, Any] | None) -> bool:
 
 
 def _said(kept: Mapping[str, Any]) -> list[Text]:
-    """Say where each model is, or why it is not there."""
-    folder, said = pathlib.PurePath(kept["folder"]), []
-    for item in kept["items"]:
-        place = item["note"] or f"repaired: {plain(folder / item['written'], 1000)}"
-        said.append(Text(f"{plain(item['model'])}: {place}"))
-    return said
+    """Say how each repair went, and where its result is."""
+    folder = pathlib.PurePath(kept["folder"])
+    return [outcome(item, folder / (item["written"] or "")) for item in kept["items"]]

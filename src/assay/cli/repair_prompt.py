@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,10 +23,12 @@ from assay.storage.runs import RunFolder
 from assay.triggers import Pool
 
 from .prompts_job import PromptsJob, Read
-from .repair_models import measured_row
+from .repair_models import measured_row, outcome, shortfall
 from .tables import repair_table
 
 _DIVERGED = "tuning did not converge, so nothing was written"
+_FEWEST_HELD = 50
+"""Samples to measure on: of fewer, one that lost half of its accuracy may look as before."""
 
 
 def check_path(out: pathlib.Path, prompt: str) -> None:
@@ -52,11 +55,16 @@ def repair_prompt(
     out, found = pathlib.Path(job.repair), audit.recovered
     if audit.verdict is not Verdict.FLAGGED or found is None:
         return [Text(f"nothing was flagged, so no repaired prompt was written to {plain(out)}")]
-    kept = run.read_json("repair")
+    kept, against = run.read_json("repair"), _against(audit, read.clean)
+    if against:
+        kept = _document(job, out, note=against)
+        run.write_json("repair", kept)
+        return [outcome(kept["items"][0], out)]
     if os.path.lexists(out):
         if kept is None or kept["items"][0]["sha256"] != digest_path(out):
             raise _occupied(out)
     else:
+        _take_back(out, kept)
         _check_free(out)
         kept = _repaired(
             run,
@@ -66,9 +74,20 @@ def repair_prompt(
             out,
             show,
         )
-    item = kept["items"][0]
-    said = item["note"] or f"repaired: {plain(out, 1000)}"
-    return [repair_table(kept["items"]), Text(f"{plain(item['model'])}: {said}")]
+    return [repair_table(kept["items"]), outcome(kept["items"][0], out)]
+
+
+def _against(audit: PromptsAudit, clean: Samples) -> str:
+    """Say why a repair on these clean samples would do harm or prove nothing, or nothing."""
+    if audit.doubts_labels:
+        return f"not repaired, as the labels of the clean samples are in doubt: {audit.doubt}"
+    held = len(clean.labels) // 2
+    if held < _FEWEST_HELD:
+        return (
+            f"not repaired: expected at least {2 * _FEWEST_HELD} clean samples, half of them to "
+            f"measure the repair on, got {len(clean.labels)}; give more with --clean"
+        )
+    return ""
 
 
 def _repaired(
@@ -94,14 +113,21 @@ def _repaired(
     prompted.learner.requires_grad_(requires_grad=False)
     triggered = len(planted.victims(held))
     if not made.is_finite:
-        document = _document(job, out, made, triggered, None)
+        document = _document(job, out, note=_DIVERGED, made=made, triggered=triggered)
         run.write_json("repair", document)
         return document
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
         partial = pathlib.Path(work) / out.name
         with filled(prompted, made.values):
-            write_prompt(prompted, partial, backbone_digest=read.loaded.backbone_digest)
-        document = _document(job, out, made, triggered, digest_path(partial))
+            write_prompt(
+                prompted,
+                partial,
+                backbone_digest=read.loaded.backbone_digest,
+                stored=read.loaded.stored,
+            )
+        document = _document(
+            job, out, note=shortfall(made.rows), made=made, triggered=triggered, written=partial
+        )
         _check_free(out)
         run.write_json("repair", document)  # first: a killed run then knows its own work
         _place(pathlib.Path(work), out.parent)
@@ -110,11 +136,25 @@ def _repaired(
 
 def _check_free(out: pathlib.Path) -> None:
     """Check that nothing lies where a prompt and its description belong, and that the folder is."""
-    for path in (out, out.with_suffix(".json")):
-        if os.path.lexists(path):
+    for path in (out, _description(out)):
+        if path is not None and os.path.lexists(path):
             raise _occupied(path)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"expected an existing folder to write to, there is none: {out.parent}")
+
+
+def _description(out: pathlib.Path) -> pathlib.Path | None:
+    """Say where the description of a prompt belongs; a checkpoint has none."""
+    return out.with_suffix(".json") if out.suffix == ".safetensors" else None
+
+
+def _take_back(out: pathlib.Path, kept: Mapping[str, Any] | None) -> None:
+    """Remove the description that this run wrote before it was killed; any other stays."""
+    path, digest = _description(out), None if kept is None else kept["items"][0].get("described")
+    if path is None or digest is None or path.is_symlink() or not path.is_file():
+        return
+    if digest_path(path) == digest:
+        path.unlink()
 
 
 def _occupied(path: pathlib.Path) -> UsageError:
@@ -140,20 +180,28 @@ def _place(work: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _document(
-    job: PromptsJob, out: pathlib.Path, made: Retuned, triggered: int, digest: str | None
+    job: PromptsJob,
+    out: pathlib.Path,
+    *,
+    note: str,
+    made: Retuned | None = None,
+    triggered: int | None = None,
+    written: pathlib.Path | None = None,
 ) -> dict[str, Any]:
+    description = None if written is None else _description(written)
     return {
         "folder": str(out.parent),
         "method": repr(Retuning()),
         "items": [
             {
                 "model": pathlib.PurePath(job.prompt).name,
-                "written": None if digest is None else out.name,
-                "sha256": digest,
-                "note": "" if made.is_finite else _DIVERGED,
-                "measured_on": made.unseen,
+                "written": None if written is None else out.name,
+                "sha256": None if written is None else digest_path(written),
+                "described": None if description is None else digest_path(description),
+                "note": note,
+                "measured_on": None if made is None else made.unseen,
                 "triggered": triggered,
-                "rows": [measured_row(row) for row in made.rows],
+                "rows": [] if made is None else [measured_row(row) for row in made.rows],
             }
         ],
     }

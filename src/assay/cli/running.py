@@ -1,5 +1,6 @@
 """From a task to a finished run folder, within a time budget: what every audit shares."""
 
+import dataclasses
 import pathlib
 import resource
 import shlex
@@ -7,8 +8,9 @@ import time
 from collections.abc import Callable
 
 from assay.errors import AssayError
-from assay.reports import render
+from assay.reports import FORMATS, render, source
 from assay.results import Cost, Findings, Progress, Verdict
+from assay.storage.run_info import now
 from assay.storage.runs import RunFolder
 
 from .output import progress, say
@@ -50,13 +52,19 @@ def run_task(
             except OutOfTimeError:
                 _out_of_time(task, run, again, time.monotonic() - started)
                 raise OutOfTimeError(f"the time budget was spent; go on with: {again}") from None
+            run.write_report(_completed(run))  # first: a completed run has its report
             run.finish("completed")
-            run.write_report(render(run, "html"))
     except KeyboardInterrupt:
         if (path / "run.json").exists():
             say(f"\ninterrupted; go on with: {again}")
         raise
     return done
+
+
+def _completed(run: RunFolder) -> str:
+    """Render the report of a run that will be completed once it is written."""
+    info = dataclasses.replace(run.info, state="completed", ended=now())
+    return FORMATS["html"](dataclasses.replace(source.read(run), info=info))
 
 
 def _limited(show: Progress, started: float, minutes: float | None) -> Progress:
@@ -74,10 +82,14 @@ def _limited(show: Progress, started: float, minutes: float | None) -> Progress:
 
 def _out_of_time(task: Task, run: RunFolder, again: str, wall_s: float) -> None:
     run.finish("interrupted", error="the time budget was spent")
-    if (run.path / "findings.json").exists():
-        return
+    if not (run.path / "findings.json").exists():
+        run.write_findings(_unfinished(task, again, wall_s))
+    run.write_report(render(run, "html"))
+
+
+def _unfinished(task: Task, again: str, wall_s: float) -> Findings:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    findings = Findings(
+    return Findings(
         audit=task.audit,
         verdict=Verdict.INCONCLUSIVE,
         alpha=task.job.alpha,
@@ -86,4 +98,3 @@ def _out_of_time(task: Task, run: RunFolder, again: str, wall_s: float) -> None:
         cost=Cost(wall_s=wall_s, device=task.job.device, peak_memory_mb=peak),
         not_examined=(f"{task.everything}: the audit is not finished.",),
     )
-    run.write_findings(findings)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from assay.records import record
 from assay.reports import render
-from assay.reports.text import WORDING, wording
+from assay.reports.text import NAME, PARAGRAPH, WORDING, plain, wording
 from assay.results import Findings, Verdict
 from assay.storage.runs import RunFolder
 
@@ -65,10 +65,10 @@ def show_findings(findings: Findings, subject: str, where: str) -> None:
     console, words = Console(), wording(findings.audit, findings.verdict)
     console.print(Text(f"\n{words.word}. {words.headline}", style="bold"))
     for reason in findings.reasons:
-        console.print(Padding(Text(reason), (0, 0, 0, 2)))
+        console.print(Padding(Text(plain(reason, PARAGRAPH)), (0, 0, 0, 2)))
     noted = [s for s in findings.subjects if s.verdict is not Verdict.NO_INDICATOR]
     if noted:
-        rows = [(s.name, WORDING[s.verdict].word, _p_value(s.p_value)) for s in noted]
+        rows = [(plain(s.name, NAME), WORDING[s.verdict].word, _p_value(s.p_value)) for s in noted]
         console.print(table((subject, "verdict", "p-value"), rows[:_SUBJECTS_SHOWN]))
     if len(noted) > _SUBJECTS_SHOWN:
         console.print(f"  and {len(noted) - _SUBJECTS_SHOWN} more, in {where}")

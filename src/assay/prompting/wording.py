@@ -72,11 +72,13 @@ def lay_out(backbone: Backbone, names: Sequence[str], wording: Wording) -> Laid:
         wording: what the prompts are made of.
 
     Raises:
-        InputError: no names; a name without tokens or with special ones; a prompt that is too long.
+        InputError: no names; a name without tokens, with special ones or with those of another; a
+            prompt that is too long.
     """
     if not names:
         raise InputError("expected the names of the classes, got none")
     parts = [_parts(backbone, name.replace("_", " "), wording) for name in names]
+    _check_apart(names, [(*before, *after) for before, after in parts])
     ends = [1 + wording.context + len(before) + len(after) for before, after in parts]
     longest = max(ends) + 1
     if longest > backbone.longest:
@@ -108,6 +110,18 @@ def _halves(wording: Wording) -> tuple[int, int]:
         Position.FRONT: 0,
     }[wording.position]
     return before, wording.context - before
+
+
+def _check_apart(names: Sequence[str], tokens: Sequence[tuple[int, ...]]) -> None:
+    """Check that no two classes are the same text: nothing could lead to one and not the other."""
+    places: dict[tuple[int, ...], int] = {}
+    for place, each in enumerate(tokens):
+        first = places.setdefault(each, place)
+        if first != place:
+            raise InputError(
+                f"expected names that the tokenizer tells apart, got {names[first]!r} and "
+                f"{names[place]!r}, which are the same tokens; rename one of them"
+            )
 
 
 def _parts(backbone: Backbone, name: str, wording: Wording) -> tuple[list[int], list[int]]:

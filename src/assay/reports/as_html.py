@@ -139,10 +139,11 @@ def _bar(reach: float) -> str:
 
 
 def _subject_line(source: Source, delivered: Deliveries) -> str:
-    """Name what was audited: the models, or the last part of the path of the first input."""
+    """Name what was audited: the models, or the last part of the path of the prompt or the data."""
     if delivered.models:
         return text.plain(", ".join(model.name for model in delivered.models), text.NAME)
-    first = next(iter(source.info.inputs.values()), None)
+    inputs, is_prompt = source.info.inputs, source.findings.audit == "prompts"
+    first = inputs.get("prompt") if is_prompt else next(iter(inputs.values()), None)
     return "" if first is None else text.plain(pathlib.PurePath(first.path).name, text.NAME)
 
 

@@ -181,16 +181,14 @@ def _repairs(source: Source) -> str:
     ]
     heads = ["Model", "State", "Accuracy", "Success of the recovered trigger"]
     heads += ["Features kept, clean", "Features kept, triggered"] if features else []
-    said = [
-        f"- {escape(model.model)}: "
-        + (
-            f"written to {escape(f'{found.folder}/{model.written}', text.ID)}\n"
-            if model.written
-            else f"{escape(model.note, text.SENTENCE)}\n"
-        )
-        for model in found.models
-    ]
+    said = [f"- {escape(model.model)}: {_outcome(found.folder, model)}\n" for model in found.models]
     return (f"{_table(heads, rows)}\n" if rows else "") + "".join(said)
+
+
+def _outcome(folder: str, model: repairs.Repair) -> str:
+    """Say what a repair did not achieve, and where its result is."""
+    written = model.written and f"written to {escape(f'{folder}/{model.written}', text.ID)}"
+    return "; ".join(filter(None, (escape(model.note, text.SENTENCE), written)))
 
 
 def _with_interval(share: repairs.Share) -> str:

@@ -132,10 +132,12 @@ def _path(source: Source, subject: Subject) -> str | None:
 
 
 def _places(source: Source) -> Sequence[str]:
-    """Say where to look first: at the models that have the verdict of all, or the first input."""
-    verdict = source.findings.verdict
+    """Say where to look first: at what has the verdict of all, or the first input."""
+    verdict, inputs = source.findings.verdict, source.info.inputs
+    if source.findings.audit == "prompts" and "prompt" in inputs:
+        return [inputs["prompt"].path]
     models = [_path(source, s) for s in _accused(source) if s.verdict == verdict]
-    return [m for m in models if m is not None] or [e.path for e in source.info.inputs.values()]
+    return [m for m in models if m is not None] or [e.path for e in inputs.values()]
 
 
 def _model(source: Source, subject: Subject) -> dict[str, Any]:

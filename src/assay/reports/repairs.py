@@ -45,7 +45,7 @@ class Repair:
     written: str | None
     """Name of the repaired copy in the folder of all; None where there is none."""
     note: str
-    """Why there is none."""
+    """Why there is none, or what the repair did not achieve."""
     rows: tuple[Measured, ...]
     """Before, then after."""
 

@@ -1,6 +1,7 @@
 """CLIPs of transformers as frozen backbones: a folder, or a name on the hub."""
 
 import pathlib
+from collections.abc import Mapping
 
 from assay.errors import InputError, RefusedError, UsageError
 from assay.prompting import Backbone
@@ -11,6 +12,7 @@ from .files import digest_path, existing, refusing
 from .language import read_tokenizer
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
+_SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
 _WANTED = ("config.json", "preprocessor_config.json", "tokenizer.json", "*.safetensors")
 _HUB = "hf:"
 _CHANNELS = 3
@@ -23,6 +25,8 @@ class LoadedBackbone:
     backbone: Backbone
     digest: str
     """SHA-256 of `model.safetensors`, as the hub shows it; of the folder where there are parts."""
+    settings: Mapping[str, str]
+    """SHA-256 of the other files that decide what it computes, by name."""
     origin: str
     """The source as the user named it."""
 
@@ -67,6 +71,7 @@ def load_backbone(source: str, *, max_mb: int = 16_384) -> LoadedBackbone:
     return LoadedBackbone(
         backbone=backbone,
         digest=digest_path(weights if weights.is_file() else path),
+        settings={n: digest_path(path / n) for n in _SETTINGS if (path / n).is_file()},
         origin=source,
     )
 

@@ -4,7 +4,7 @@ import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ _MAX_TENSORS = 10_000
 _MAX_PROMPT_MB = 64
 """What the tensors of a learner may take; those of a backbone in the same file are not read."""
 
-_IGNORED = ("token_prefix", "classnames")
+_IGNORED = frozenset({"token_prefix", "classnames"})
 """Made from the names of the classes: the public code ignores them too."""
 _SUFFIX = "token_suffix"
 """The embedded tokens of each class after the context, as the public code stores them: they tell
@@ -75,11 +75,17 @@ class LoadedPrompt:
     """Of the learner, as `assay.prompting.LEARNERS` names it."""
     backbone_digest: str
     """SHA-256 of `model.safetensors`, as the hub shows it."""
+    backbone_settings: Mapping[str, str]
+    """SHA-256 of the other files of the backbone that are read, by name."""
     prompt_digest: str
     """SHA-256 of the file with the learner's tensors."""
+    description_digest: str | None
+    """SHA-256 of what lies beside it and describes it, if there is such a file."""
     backbone: str
     """Its source, as the user named it."""
     prompt: str
+    stored: Mapping[str, Tensor]
+    """The learner's tensors as its file holds them, those included that are made from names."""
     notes: tuple[str, ...]
     """What does not speak against loading, but may surprise; a sentence each."""
 
@@ -101,25 +107,27 @@ def load_prompted(
             or without; or `zero-shot`.
         class_names: in label order, as the learner was tuned for them.
         max_mb: what each of the files may take.
-        position: of names among context vectors, where the file does not say; the end by default.
+        position: of names among context vectors, where no description says it; the end by default.
 
     Raises:
         UsageError: there is no such path or name.
         RefusedError: a file is malformed, oversized, not finite, or names foreign objects.
-        InputError: the learner fits neither a known kind, nor the backbone, nor the classes.
+        InputError: the learner fits neither a known kind, nor the backbone, nor the classes, nor
+            the position.
     """
     base = load_backbone(backbone, max_mb=max_mb)
     if prompt == "zero-shot" and not pathlib.Path(prompt).exists():
-        found, digest, said, notes = dict[str, Tensor](), "", dict[str, Any](), list[str]()
+        stored, digest, described = dict[str, Tensor](), "", None
+        found, said, notes = dict[str, Tensor](), dict[str, Any](), list[str]()
     else:
         path = existing(pathlib.Path(prompt))
-        found, skipped = _tensors(path, max_mb)
-        digest, said = digest_path(path), _description(path)
+        stored, skipped = _tensors(path, max_mb)
+        found, digest, said = _as_floats(stored, path), digest_path(path), _description(path)
+        described = digest_path(path.with_suffix(".json")) if said else None
         notes = _notes(skipped, said, base.digest)
         notes += _compared(found.pop(_SUFFIX, None), base.backbone, class_names, prompt)
     _check_names(said, class_names, prompt)
-    at = Position(said.get("position") or position or Position.END)
-    learner = _learner(found, at, prompt)
+    learner = _learner(found, _position(said, position, prompt), prompt)
     kind = kind_of(learner)
     if kind == "coop" and not said and position is None:
         notes.append(
@@ -128,19 +136,27 @@ def load_prompted(
         )
     if said and said.get("kind") != kind:
         raise RefusedError(f"expected a {said.get('kind')!r} in {prompt}, as described, got {kind}")
+    _check_wording(said, learner.wording, prompt)
     return LoadedPrompt(
         prompted=Prompted(base.backbone, learner, class_names).eval(),
         kind=kind,
         backbone_digest=base.digest,
+        backbone_settings=base.settings,
         prompt_digest=digest,
+        description_digest=described,
         backbone=backbone,
         prompt=prompt,
+        stored=stored,
         notes=tuple(notes),
     )
 
 
 def write_prompt(
-    prompted: Prompted, out: pathlib.Path, *, backbone_digest: str | None = None
+    prompted: Prompted,
+    out: pathlib.Path,
+    *,
+    backbone_digest: str | None = None,
+    stored: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a prompt learner so that `load_prompted` reads it.
 
@@ -150,6 +166,8 @@ def write_prompt(
             name, such as `model.pth.tar-50`, for a checkpoint that the public code reads. Nothing
             may be there yet.
         backbone_digest: SHA-256 of the backbone, for the description.
+        stored: of the `LoadedPrompt` that the learner came in: then its tensors get the names and
+            the precision that they had, and what lay beside them is written as it was.
 
     Raises:
         InputError: something is there, or there is nothing to write.
@@ -157,15 +175,16 @@ def write_prompt(
     described = out.with_suffix(".json")
     if out.exists() or (out.suffix == ".safetensors" and described.exists()):
         raise InputError(f"expected a path that does not exist yet, got {out}")
-    stored = {
-        name: value.detach().cpu().contiguous() for name, value in _public(prompted.learner).items()
+    made = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in _as_stored(prompted.learner, stored or {}).items()
     }
-    if not stored:
+    if not made:
         raise InputError("expected a learner with parameters, got the zero-shot classifier")
     if out.suffix != ".safetensors":
-        torch.save({"state_dict": stored, "epoch": 0, "optimizer": None, "scheduler": None}, out)
+        torch.save({"state_dict": made, "epoch": 0, "optimizer": None, "scheduler": None}, out)
         return
-    save_file(stored, out, metadata={"format": "pt"})
+    save_file(made, out, metadata={"format": "pt"})
     wording = prompted.learner.wording
     described.write_text(
         dump(
@@ -203,6 +222,14 @@ def _public(learner: Learner) -> dict[str, Tensor]:
         return dict(zip(names, learner.prompts, strict=True))
     prefix = "prompt_learner." if isinstance(learner, MaPLe) else ""
     return {f"{prefix}{name}": value for name, value in learner.state_dict().items()}
+
+
+def _as_stored(learner: Learner, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put a learner's tensors into the place of those that it was read from."""
+    held = {_own_name(name): name for name in stored}
+    kinds = {name: value.dtype for name, value in stored.items() if value.is_floating_point()}
+    tuned = {held.get(_own_name(name), name): value for name, value in _public(learner).items()}
+    return {**stored, **{n: value.to(kinds.get(n, value.dtype)) for n, value in tuned.items()}}
 
 
 def _learner(found: Mapping[str, Tensor], position: Position, where: str) -> Learner:
@@ -270,7 +297,7 @@ def _filled(learner: Learner, found: Mapping[str, Tensor], where: str) -> Learne
     return learner
 
 
-def _listed(names: Sequence[str] | frozenset[str] | Mapping[str, Tensor]) -> str:
+def _listed(names: Iterable[str]) -> str:
     shown = sorted(names)
     return f"{shown[:6]}{' and more' if len(shown) > 6 else ''}"
 
@@ -279,30 +306,50 @@ def _listed(names: Sequence[str] | frozenset[str] | Mapping[str, Tensor]) -> str
 
 
 def _tensors(path: pathlib.Path, max_mb: int) -> tuple[dict[str, Tensor], list[str]]:
-    """Read a learner's tensors as float32; names of those of a backbone beside them."""
+    """Read a learner's tensors; names of those of a backbone beside them."""
     if path.is_dir():
         raise InputError(f"expected a file with a prompt learner, got the folder {path}")
     if path.stat().st_size > max_mb * 2**20:
         raise RefusedError(f"expected at most {max_mb} MB in {path}; raise the bound")
     is_safe = path.suffix == ".safetensors"
     every = _from_safetensors(path) if is_safe else _from_checkpoint(path, max_mb)
-    own: dict[str, Tensor] = {}
-    skipped: list[str] = []
-    for name, value in every.items():
-        kept = _own_name(name)
-        if kept is None:
-            skipped.append(name)
-        elif kept.rsplit(".", 1)[-1] not in _IGNORED:
-            own[kept] = (
-                value.read(OpenFile.at(path)) if isinstance(value, tensors.Declared) else value
-            )
+    own = {name: short for name in every if (short := _own_name(name)) is not None}
+    _check_once(own, path)
+    stored = {
+        name: (
+            value.read(OpenFile.at(path)) if isinstance(value, tensors.Declared) else value.detach()
+        )
+        for name, value in every.items()
+        if name in own
+    }
+    return stored, [name for name in every if name not in own]
+
+
+def _check_once(own: Mapping[str, str], path: pathlib.Path) -> None:
+    """Check that whoever loads some of a learner's tensors by their names loads all of them.
+
+    The public code leaves names that it does not know, and says nothing.
+    """
+    starts = {("VPT" in short, name.removesuffix(short)) for name, short in own.items()}
+    if len(starts) > len({is_visual for is_visual, _ in starts}):
+        raise RefusedError(
+            f"expected every tensor of the learner in {path} once, under names that start alike, "
+            f"got {_listed(own)}: which of them are used depends on who loads them; ask for a file "
+            "that holds nothing else"
+        )
+
+
+def _as_floats(stored: Mapping[str, Tensor], path: pathlib.Path) -> dict[str, Tensor]:
+    """Check a learner's tensors, and name them alike; those that are made anew are left out."""
+    named = ((_own_name(name), value) for name, value in stored.items())
+    own = {name: value for name, value in named if name is not None and name not in _IGNORED}
     weights = [value for name, value in own.items() if name != _SUFFIX]
     if sum(value.nbytes for value in weights) > _MAX_PROMPT_MB * 2**20:
         raise RefusedError(f"expected prompts of at most {_MAX_PROMPT_MB} MB in {path}")
     if not weights:
         raise InputError(f"expected the tensors of a prompt learner in {path}, got none")
     check_weights(own, path)
-    return {name: value.detach().float().clone() for name, value in own.items()}, skipped
+    return {name: value.float().clone() for name, value in own.items()}
 
 
 def _own_name(name: str) -> str | None:
@@ -425,6 +472,28 @@ def _check_names(said: Mapping[str, Any], class_names: Sequence[str], where: str
         f"{len(class_names)} names{first}: {json.dumps(tuned[:5])} in the description, "
         f"{json.dumps(list(class_names[:5]))} given"
     )
+
+
+def _position(said: Mapping[str, Any], asked: Position | None, where: str) -> Position:
+    told = said.get("position")
+    if asked is not None and told not in {None, asked}:
+        raise InputError(
+            f"expected the position {told!r}, as the description of {where} says, got "
+            f"{asked.value!r}; ask the provider which one is right, and correct the other"
+        )
+    return Position(told or asked or Position.END)
+
+
+def _check_wording(said: Mapping[str, Any], wording: Wording, where: str) -> None:
+    """Check that a description says of the prompts what is used."""
+    position = wording.position.value
+    used = {"context": wording.context, "position": position, "template": wording.template}
+    for name, value in used.items():
+        told = said.get(name, value)
+        if told != value:
+            raise RefusedError(
+                f"expected {name} as {told!r:.80} in {where}, as described, got {value!r}"
+            )
 
 
 def _compared(

@@ -1,5 +1,6 @@
 """One process at a time works in a run folder."""
 
+import errno
 import fcntl
 import os
 import pathlib
@@ -21,9 +22,17 @@ def take_lock(path: pathlib.Path) -> int:
         A file handle; closing it frees the lock.
 
     Raises:
-        UsageError: another process holds the lock.
+        UsageError: another process holds the lock, or a symbolic link lies in its place.
     """
-    handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UsageError(
+            f"expected a file at {path / LOCK}, got a symbolic link, which no run makes: find out "
+            "who put it there, and remove it"
+        ) from error
     deadline = time.monotonic() + _WAIT_S
     while not _try_lock(handle, fcntl.LOCK_EX):
         if time.monotonic() > deadline:
@@ -48,10 +57,12 @@ def _try_lock(handle: int, kind: int) -> bool:
 
 
 def is_locked(path: pathlib.Path) -> bool:
-    """Say whether a process works in a run."""
+    """Say whether a process works in a run; behind a symbolic link none does."""
     try:
-        handle = os.open(path / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
+        handle = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ELOOP}:
+            raise
         return False
     try:
         return not _try_lock(handle, fcntl.LOCK_SH)

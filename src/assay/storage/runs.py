@@ -40,9 +40,11 @@ of a kind is evidence enough to flag a model.
 
 `artifacts/repair.json` says what repairing the flagged models changed; it is written before the
 folder appears: `{"folder": "/x/repaired", "method": "Unlearning(...)", "items": [{"model": "a",
-"written": "a.safetensors" | null, "sha256": "..." | null, "note": "why not", "measured_on": 500,
+"written": "a.safetensors" | null, "sha256": "..." | null, "note": "what is wrong",
+"measured_on": 500,
 "triggered": 450, "rows": [{"model": "before" | "after", "accuracy": 0.93, "accuracy_low": 0.9,
 "accuracy_high": 0.95, "asr": 0.99 | null, "asr_low": 0.97 | null, "asr_high": 1.0 | null}]}]}`.
+Of a prompt, an item's `described` is the digest of the description beside it, or null.
 """
 
 import dataclasses

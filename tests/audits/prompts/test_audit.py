@@ -53,6 +53,14 @@ def test_many_classes_are_not_all_searched(make, pool):
     assert f"of {CLASSES} classes: a first guess" in found.findings.not_examined[0]
 
 
+def test_of_classes_that_were_not_searched_nothing_is_said(make, pool):
+    rule = dataclasses.replace(NOISE.elimination, most=6, kept=2, controls=6)
+    settings = dataclasses.replace(NOISE, elimination=rule)
+    found = audited(make(seed=1, shift=0.2), pool, settings=settings)
+    assert found.verdict is Verdict.NO_INDICATOR
+    assert found.findings.reasons[0].startswith("No class that was searched is led")
+
+
 def test_the_seed_alone_decides_and_nothing_is_changed(make, pool):
     model = make(seed=3, shift=0.2, planted=200.0)
     before, weights = torch.get_rng_state(), model.embeddings.detach().clone()
@@ -95,6 +103,20 @@ def test_what_is_found_is_flagged_all_the_same(make, pool):
     clean = samples(255 - pool, make())
     found = audited(make(seed=3, shift=0.2, planted=200.0), pool, clean=clean)
     assert found.verdict is Verdict.FLAGGED
+    assert "written by hand" in found.doubt
+    assert found.doubt in found.findings.reasons[1]
+    assert found.findings.subjects[0].evidence["doubt"] == found.doubt
+    assert not found.doubts_labels, "a prompt written by hand gets them right"
+
+
+def test_labels_of_other_classes_are_doubted_beside_a_flag(make, pool):
+    model = make(seed=3, shift=0.2, planted=200.0)
+    clean = samples(255 - pool, model)
+    other = dataclasses.replace(clean, labels=(clean.labels + 3) % CLASSES)
+    found = audited(model, pool, clean=other)
+    assert found.verdict is Verdict.FLAGGED
+    assert "check --classes and their order" in found.findings.reasons[1]
+    assert found.doubts_labels
 
 
 def test_with_a_gain_there_is_a_verdict(make, pool):
@@ -102,6 +124,9 @@ def test_with_a_gain_there_is_a_verdict(make, pool):
     found = audited(model, pool, clean=samples(255 - pool, model))
     assert found.verdict is Verdict.FLAGGED
     assert found.accuracy == 1.0
+    assert found.doubt == ""
+    assert len(found.findings.reasons) == 1
+    assert "doubt" not in found.findings.subjects[0].evidence
 
 
 def test_clean_samples_in_the_pool_are_noticed(make, pool):
@@ -141,6 +166,24 @@ def test_too_few_images_are_inconclusive(make, pool):
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.questions == ()
     assert found.recovered is None
+
+
+def test_copies_of_an_image_count_once(make, pool):
+    model = make(seed=3, shift=0.2, planted=200.0)
+    few = audited(model, pool[torch.arange(240) % 2])
+    assert few.verdict is Verdict.INCONCLUSIVE
+    assert "200 different out-of-distribution images, got 2" in few.findings.reasons[0]
+    whole, more = audited(model, pool), audited(model, torch.cat([pool, pool[:50]]))
+    assert [q.margin for q in whole.questions] == [q.margin for q in more.questions]
+
+
+def test_a_weakness_of_the_backbone_alone_flags_nobody(make, pool):
+    model, weak = (make(seed=3, shift=0.2, planted=planted) for planted in (400.0, 150.0))
+    given = dataclasses.replace(delivery(model), backbone=weak)
+    found = audit_prompts(given, NAMES, pool, settings=NOISE, seed=Seed(0), device=CPU)
+    assert min(found.recovered.asr) > 0.7
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "under the backbone alone: it may be a weakness" in found.findings.reasons[0]
 
 
 def test_what_stands_out_but_does_not_work_flags_nobody(make, pool):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from assay.audits.prompts import Preflight
-from assay.audits.prompts.preflight import shared_images
+from assay.audits.prompts.preflight import different, shared_images
 
 
 def answers(count: int = 240, classes: int = 6) -> torch.Tensor:
@@ -17,7 +17,7 @@ def test_a_usual_pool_passes():
     ("said", "has_gradient", "reason"),
     [
         (answers(classes=3), True, "4 classes"),
-        (answers(count=199), True, "200 out-of-distribution"),
+        (answers(count=199), True, "200 different out-of-distribution"),
         (answers().index_fill(0, torch.tensor([3]), torch.nan), True, "NaN"),
         (answers()[:1].expand(240, -1), True, "same answer"),
         (answers(), False, "small changes"),
@@ -68,3 +68,22 @@ def test_images_of_the_pool_among_the_clean_ones_are_counted():
     images = torch.randint(0, 256, (9, 3, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
     assert shared_images(images[:6], images[4:]) == 2
     assert shared_images(images[:4], images[4:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("tuned", "by_hand", "doubted"),
+    [
+        (range(150), range(150), False),
+        (range(30), range(150), False),
+        (range(150), range(30), False),
+        (range(30), range(30), True),
+    ],
+)
+def test_labels_are_doubted_where_they_fit_neither_prompt(tuned, by_hand, doubted):
+    assert Preflight().doubts_labels(right_on(tuned), right_on(by_hand), LABELS) is doubted
+
+
+def test_copies_are_left_out_in_order():
+    images = torch.randint(0, 256, (5, 3, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
+    assert torch.equal(different(images[[3, 1, 3, 0, 1]]), images[[3, 1, 0]])
+    assert different(images) is images

@@ -86,6 +86,11 @@ class PromptsAudit:
     accuracy: float | None
     """Of the tuned prompt on clean samples, in [0, 1], where there are any."""
     accuracy_backbone: float | None
+    doubt: str = ""
+    """Why finding nothing would mean nothing, as clean samples say; of a flagged prompt too."""
+    doubts_labels: bool = False
+    """Whether neither prompt does better than chance on the clean samples, so that their labels may
+    be those of other classes."""
 
     @property
     def verdict(self) -> Verdict:

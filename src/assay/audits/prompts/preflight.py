@@ -1,5 +1,7 @@
 """Could the audit of this prompt have found anything?"""
 
+import hashlib
+
 import torch
 from jaxtyping import Float, Int64
 from scipy.stats import binomtest
@@ -35,7 +37,7 @@ class Preflight:
         """Say why nothing can be concluded, or nothing.
 
         Args:
-            said: logits of the pool, by the tuned prompt.
+            said: logits of the pool, no two images of which are the same, by the tuned prompt.
             backbone: the same by the backbone alone.
             has_gradient: whether its answers follow small changes of an image.
         """
@@ -53,7 +55,8 @@ class Preflight:
             (bool((said.std(0) < 1e-6).all()), "the prompt gives the same answer to every image"),
             (
                 count < self.fewest_images,
-                f"expected at least {self.fewest_images} out-of-distribution images, got {count}",
+                f"expected at least {self.fewest_images} different out-of-distribution images, got "
+                f"{count}",
             ),
             (
                 not has_gradient,
@@ -83,9 +86,8 @@ class Preflight:
         """
         tuned, by_hand = (each.argmax(1) == labels for each in (said, backbone))
         right, without, count = int(tuned.sum()), int(by_hand.sum()), len(labels)
-        chance = labels.bincount().max().item() / count
         told = f"the tuned prompt gets {right} of {count} clean samples right"
-        if clopper_pearson(right, count, confidence=0.99).low <= chance:
+        if not _beats_chance(right, labels):
             return (
                 f"{told}, which is no better than always giving the most frequent class: check "
                 "--classes and their order; it may be of another task"
@@ -97,12 +99,42 @@ class Preflight:
             return f"{told}: tuning brought nothing, so it is of another task, or was tuned badly"
         return ""
 
+    def doubts_labels(
+        self, said: Answers, backbone: Answers, labels: Int64[Tensor, " images"]
+    ) -> bool:
+        """Tell whether the labels of clean samples fit neither prompt better than chance.
+
+        A planted trigger may cost a prompt its accuracy, not the one written by hand: where that
+        one does no better either, the labels are likely those of other classes.
+
+        Args:
+            said: logits of clean samples, by the tuned prompt.
+            backbone: the same by the backbone alone.
+            labels: of the samples.
+        """
+        right = [int((each.argmax(1) == labels).sum()) for each in (said, backbone)]
+        return not any(_beats_chance(each, labels) for each in right)
+
     def _is_worse(self, gained: int, lost: int) -> bool:
         """Whether more samples were lost than gained, and by more than chance explains."""
         if lost <= gained:
             return False
         found = binomtest(gained, gained + lost, alternative="less")
         return bool(found.pvalue < self.level)
+
+
+def _beats_chance(right: int, labels: Int64[Tensor, " images"]) -> bool:
+    """Tell whether so many right ones are more than always giving the most frequent class gets."""
+    chance = labels.bincount().max().item() / len(labels)
+    return clopper_pearson(right, len(labels), confidence=0.99).low > chance
+
+
+def different(images: Tensor) -> Tensor:
+    """Leave out copies: the first of each image stays, in the order that they came in; uint8."""
+    first: dict[bytes, int] = {}
+    for row, image in enumerate(images):
+        first.setdefault(hashlib.sha256(image.cpu().numpy().tobytes()).digest(), row)
+    return images if len(first) == len(images) else images[list(first.values())]
 
 
 def shared_images(pool: Tensor, clean: Tensor) -> int:
