@@ -67,6 +67,10 @@ TUNED |= {
     "phrases and responses are the same"
     for task in ("instructions", "sentiment", "topics")
 }
+TUNED["language, sentiment"] += (
+    ". These pairs were measured before the rise of the other model was taken without single "
+    "tokens of the trigger too"
+)
 TUNED |= {
     f"vision-text, {task}": "Other seeds, which draw other triggers, than the settings were chosen "
     "on; base, tasks and responses are the same"
