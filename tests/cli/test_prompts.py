@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from rich.table import Table
 from safetensors.torch import load_file, save_file
 
 from assay.audits.prompts import PromptsAudit
@@ -189,7 +190,7 @@ def test_a_run_killed_between_prompt_and_description_goes_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(repair_prompt, "retune", untuned)
-    monkeypatch.setattr(repair_prompt, "repair_table", lambda _: None)
+    monkeypatch.setattr(repair_prompt, "repair_table", lambda _: Table())
     job = asked_to_repair(here)
     read = load_prompt(job)
     with monkeypatch.context() as patched:
