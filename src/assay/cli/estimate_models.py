@@ -76,8 +76,8 @@ def show_search(
         write(f"  {kind.name:32} {count:5,} candidate triggers")
     write(
         f"in all at most {document['searches']:,} searches, {document['image_passes']:,} images "
-        f"through the models and back; about {time_of(seconds)} at the pace measured just now; "
-        "nothing was run or written"
+        f"through the models and back: about {time_of(seconds)} at the pace measured just now, for "
+        "the models alone; nothing was run or written"
     )
 
 
