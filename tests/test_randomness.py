@@ -59,6 +59,54 @@ def test_isolated_code_repeats_itself_and_leaves_no_trace():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_isolated_code_draws_what_a_generator_of_the_seed_does():
+    with isolated(Seed(5), CPU):
+        drawn = torch.rand(3)
+    assert torch.equal(drawn, torch.rand(3, generator=generator(Seed(5), CPU)))
+
+
+class Device:
+    """Stands for the module of a device, such as torch.mps; counts what is drawn."""
+
+    def __init__(self):
+        self.state = torch.tensor([9])
+
+    def get_rng_state(self, device):
+        return self.state.clone()
+
+    def set_rng_state(self, state, device):
+        self.state = state
+
+    def manual_seed(self, seed):
+        self.state = torch.tensor([seed])
+
+
+@pytest.mark.parametrize(("device", "inside"), [("cpu", 9), ("cuda", 5)])
+def test_isolated_code_seeds_the_device_asked_for_alone(monkeypatch, device, inside):
+    other, seeded = Device(), []
+    monkeypatch.setattr(torch, "get_device_module", lambda _: other)
+    for name in ("cuda.manual_seed_all", "xpu.manual_seed_all", "mps.manual_seed"):
+        monkeypatch.setattr(f"torch.{name}", seeded.append)
+    before = torch.get_rng_state()
+    with isolated(Seed(5), torch.device(device)):
+        assert other.state.item() == inside
+        other.state += 1
+    assert seeded == []
+    assert other.state.item() == (9 if device == "cuda" else 10)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no other device")
+def test_isolated_code_draws_the_same_on_another_device():
+    device = torch.accelerator.current_accelerator()
+    state = torch.get_device_module(device).get_rng_state(device)
+    with isolated(Seed(5), device):
+        drawn = torch.rand(3, device=device)
+    expected = torch.rand(3, generator=generator(Seed(5), device), device=device)
+    assert torch.equal(drawn, expected)
+    assert torch.equal(state, torch.get_device_module(device).get_rng_state(device))
+
+
 def test_isolated_code_leaves_no_trace_when_it_fails():
     before = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="negative dimension"), isolated(Seed(5), CPU):

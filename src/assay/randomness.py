@@ -29,9 +29,13 @@ def generator(seed: Seed, device: torch.device) -> torch.Generator:
 def isolated(seed: Seed, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators inside the block and restore them after it.
 
-    For code that we do not own and that draws from them: weight initialisation and dropout.
+    Those of the CPU and of `device`; other devices are left alone. For code that we do not own and
+    that draws from them: weight initialisation and dropout.
     """
     devices = [device] if device.type != "cpu" else []
     with torch.random.fork_rng(devices=devices, device_type=device.type):
-        torch.manual_seed(seed)  # noqa: TID251  the one place
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.accelerator.device_index(device.index):
+                torch.get_device_module(device).manual_seed(seed)
         yield

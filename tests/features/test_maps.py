@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -89,3 +90,60 @@ def test_a_network_for_rows_has_none() -> None:
     with isolated(Seed(0), CPU):
         model = mlp(classes=3, dims=8)
     assert maps(model, torch.randn(20, 8)) == ()
+
+
+class Channels(nn.Module):
+    """A convolution whose channels are put last, as ConvNeXt does for normalisation."""
+
+    def __init__(self, channels: int, size: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, size, size)
+        self.last = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.stem(x).permute(0, 2, 3, 1)).mean((1, 2))
+
+
+def pooled(stem: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        found = stem(inputs / 255)
+    return nn.functional.adaptive_avg_pool2d(found, 4).flatten(1)
+
+
+def test_channels_that_lie_last_are_no_places() -> None:
+    with isolated(Seed(0), CPU):
+        model = Channels(12)
+    (found,) = maps(model, images(5))
+    assert torch.allclose(found, pooled(model.stem, images(5)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "height", "width"), [(8, 32, 32), (8, 32, 24), (6, 32, 24), (6, 24, 32)]
+)
+def test_channels_that_lie_first_stay_there(channels: int, height: int, width: int) -> None:
+    with isolated(Seed(0), CPU):
+        model = nn.Sequential(nn.Conv2d(3, channels, 4, 4), nn.Flatten())
+    shown = images(5)[:, :, :height, :width]
+    (found,) = maps(model, shown)
+    assert torch.allclose(found, pooled(model[0], shown), atol=1e-6)
+
+
+def test_what_depends_on_no_sample_is_no_map() -> None:
+    class Biased(nn.Module):
+        """Has a table as large as its map and a larger one, as models with windows do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.table = nn.Conv2d(3, 6, 16, 16), nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            said = self.stem(x)
+            for side in (2, 3):
+                self.table(torch.zeros(1, 6, side, side))
+            return said.mean((2, 3))
+
+    with isolated(Seed(0), CPU):
+        model = Biased()
+    inputs = images(513)  # one is left over
+    (found,) = maps(model, inputs)
+    assert torch.allclose(found, pooled(model.stem, inputs), atol=1e-6)

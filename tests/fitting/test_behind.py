@@ -73,6 +73,17 @@ def test_many_large_images_are_asked_about_in_parts(monkeypatch: pytest.MonkeyPa
     assert model.counts == [10], "a search divides its candidates itself"
 
 
+@pytest.mark.parametrize("shape", [(4, 16), (16, 4)])
+def test_both_sides_count_in_the_size_of_a_part(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(sys.modules["assay.fitting.behind"], "_PIXELS", 4 * 8**2)
+    model = Counting()
+    with torch.no_grad():
+        behind(model, Preprocess(mean=(0.0,), std=(1.0,)), CPU)(torch.rand(10, 1, *shape))
+    assert model.counts == [4, 4, 2]
+
+
 def test_grey_images_are_shown_three_times_to_a_model_of_three_channels() -> None:
     model = Counting()
     ready = Preprocess(mean=(0.0, 0.5, 1.0), std=(1.0, 1.0, 1.0))

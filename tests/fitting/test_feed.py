@@ -142,3 +142,75 @@ def test_too_little_memory_and_no_samples_are_refused() -> None:
         feed(inputs, labels, preprocess=PLAIN, device=CPU, memory_mb=0.05)
     with pytest.raises(InputError, match="expected samples with labels"):
         feed(inputs[:0], labels[:0], preprocess=PLAIN, device=CPU)
+
+
+def test_batches_of_one_are_refused_not_left_out() -> None:
+    data = both(100)[0]
+    for asked in (
+        lambda: data.steps(1),
+        lambda: next(data.shuffled(1, seed=Seed(0))),
+        lambda: next(data.endless(1, seed=Seed(0))),
+    ):
+        with pytest.raises(InputError, match="batches of at least two samples, got 1"):
+            asked()
+
+
+def test_one_sample_is_refused_because_it_makes_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = both(1)[0]
+    assert one.steps(64) == 0
+    with pytest.raises(InputError, match="at least two samples, got 1; add some"):
+        next(one.shuffled(64, seed=Seed(0)))
+    with pytest.raises(InputError, match="at least two samples, got 1; add some"):
+        next(both(100)[0].shuffled(64, seed=Seed(0), among=torch.tensor([3])))
+    monkeypatch.setattr(Feed, "_pools", lambda *_: pytest.fail("an endless search for a batch"))
+    with pytest.raises(InputError, match="at least two samples, got 1; add some"):
+        next(one.endless(64, seed=Seed(0)))
+
+
+def test_a_column_in_small_units_varies() -> None:
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(100, 3, generator=random)
+    ready = Preprocess.of(rows * torch.tensor([1.0, 1e-7, 1e-12]))
+    assert ready(rows * torch.tensor([1.0, 1e-7, 1e-12])).std(0, correction=0) == pytest.approx(
+        torch.ones(3), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 0.1, 0.7, 1.0])
+def test_rounding_of_a_constant_column_does_not_count(value: float) -> None:
+    rows = torch.full((1000, 1), value)
+    rows[::2] = torch.nextafter(rows[::2], torch.tensor(torch.inf)) if value else 0
+    assert Preprocess.of(rows).std == (1.0,)
+
+
+class Counted:
+    """So many rows, of which only those asked for are there; each holds its own number."""
+
+    dtype = torch.float32
+
+    def __init__(self, count: int) -> None:
+        self.shape = torch.Size((count, 1))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        assert 0 <= int(rows.min()) <= int(rows.max()) < len(self), "a row that is not there"
+        return rows[:, None].float()
+
+
+@pytest.mark.parametrize("count", [16_777_220, 33_554_440])
+def test_rows_of_very_long_tables_are_there(count: int) -> None:
+    assert Preprocess.of(Counted(count)).mean[0] == pytest.approx(count / 2, rel=1e-3)
+
+
+def test_the_rows_that_are_measured_are_pinned_because_stored_results_depend_on_them() -> None:
+    asked: list[torch.Tensor] = []
+
+    class Noted(Counted):
+        def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+            asked.append(rows)
+            return super().__getitem__(rows)
+
+    Preprocess.of(Noted(5001))
+    assert torch.equal(asked[0], torch.linspace(0, 5000, 5000).long())

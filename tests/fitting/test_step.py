@@ -29,6 +29,9 @@ def test_models_that_draw_or_are_watched_are_not() -> None:
     assert not is_plain(watched)
     assert not is_plain(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
     assert not is_plain(nn.Sequential(Unknown(2, 2)))
+    assert is_plain(nn.Sequential(nn.BatchNorm1d(2, momentum=0.3)))
+    for cumulative in (nn.BatchNorm1d(2, momentum=None), nn.BatchNorm2d(2, momentum=None)):
+        assert not is_plain(nn.Sequential(cumulative)), "its average depends on a count"
 
 
 def data(device: str) -> Feed:

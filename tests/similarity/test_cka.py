@@ -49,6 +49,15 @@ def test_features_that_do_not_vary_are_like_nothing():
     assert linear_cka(torch.ones(5, 3), features(5, 3).float()).item() == 0
 
 
+@pytest.mark.parametrize("samples", [7, 11, 13])
+@pytest.mark.parametrize("dims", [5, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rows_do_not_vary_whatever_rounds(samples, dims, dtype):
+    same, other = torch.full((samples, 3), 0.1, dtype=dtype), features(samples, dims).to(dtype)
+    assert linear_cka(same, torch.full((samples, dims), 0.7, dtype=dtype)).item() == 0
+    assert linear_cka(same, other).item() == linear_cka(other, same).item() == 0
+
+
 def test_one_sample_is_refused():
     with pytest.raises(InputError, match="two samples"):
         linear_cka(torch.ones(1, 3), torch.ones(1, 3))

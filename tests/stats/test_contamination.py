@@ -33,6 +33,16 @@ def test_nothing_below_the_trusted_mean_is_suspected():
     assert contamination(scores, trusted)[scores < trusted.mean()].eq(0).all()
 
 
+@pytest.mark.parametrize(("seed", "width", "far"), [(0, 0.3, 6.5), (1, 0.3, 7.0), (2, 2.0, 12.0)])
+def test_a_higher_score_is_never_less_likely(seed, width, far):
+    random = torch.Generator().manual_seed(seed)
+    poison = 4 + width * torch.randn(100, generator=random)
+    scores = torch.cat([torch.randn(900, generator=random), poison, torch.tensor([far, far])])
+    likely = contamination(scores, torch.randn(500, generator=random))
+    assert (likely[scores.argsort()].diff() >= 0).all()
+    assert likely[-2:].min() > 0.9
+
+
 def test_equal_trusted_scores_are_borne():
     likely = contamination(torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.zeros(5))
     assert likely.round().tolist() == [0, 0, 1, 1]

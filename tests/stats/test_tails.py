@@ -63,6 +63,21 @@ def test_fewer_than_the_fewest_are_no_pattern() -> None:
     assert tail_scan(scores, tail, odds=5.0, fewest=8).p_value > 0.05
 
 
+@pytest.mark.parametrize("count", [1, 7])
+def test_fewer_samples_than_the_fewest_are_no_pattern_either(count: int) -> None:
+    found = tail_scan(torch.full((count,), 50.0), fit_tail(normal(500, 0)), odds=5.0, fewest=8)
+    assert found.p_value == 1
+    assert (found.above, found.expected) == (count, count)
+
+
+@pytest.mark.parametrize("spread", [torch.zeros(200), torch.arange(200).clamp(max=90).float()])
+def test_equal_scores_have_no_tail_that_extrapolates(spread: torch.Tensor) -> None:
+    tail = fit_tail(spread)
+    scores = torch.cat([spread.repeat(5), spread.max() + torch.full((8,), 1e-6)])
+    assert tail_scan(scores, tail, odds=2.0, fewest=8).p_value == 1
+    assert tail.exceedance(spread.max().item() + 1) == pytest.approx(0.1)
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(InputError):
         fit_tail(normal(99, 0))

@@ -111,6 +111,13 @@ def test_what_cannot_be_split_is_refused(values, message):
         fit_two_groups(torch.tensor(values))
 
 
+@pytest.mark.parametrize(("value", "count"), [(0.1, 7), (0.1, 11), (0.7, 49), (1 / 3, 100)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_scores_are_refused_whatever_rounds(value, count, dtype):
+    with pytest.raises(InputError, match="equal ones"):
+        fit_two_groups(torch.full((count,), value, dtype=dtype))
+
+
 def test_separation_is_the_distance_in_deviations() -> None:
     random = torch.Generator().manual_seed(0)
     low, high = (torch.randn(2000, generator=random) + shift for shift in (0.0, 6.0))

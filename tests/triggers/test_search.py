@@ -214,6 +214,23 @@ def test_alike_is_the_log_by_which_answers_vary_less():
     assert not alike(plain * torch.nan, plain).isfinite()
 
 
+@pytest.mark.parametrize(("said", "plain"), [(1, 9), (9, 1), (0, 9)])
+def test_fewer_than_two_answers_are_not_alike(said, plain):
+    with pytest.raises(InputError, match="answers to at least two images, got"):
+        alike(torch.ones(said, 4), torch.ones(plain, 4))
+
+
+@pytest.mark.parametrize("candidates", [([7, ANY], [0, 0]), ([ANY, ANY], [0, 1])])
+def test_candidates_without_images_are_not_measured(candidates):
+    held = Pool(images=pool().images, labels=torch.ones(60, dtype=torch.int64))
+    asked = Candidates(sources=torch.tensor(candidates[0]), targets=torch.tensor(candidates[1]))
+    family = Signals(strength=0.1)
+    shape = torch.Size((3, SIDE, SIDE))
+    start = family.start(2, shape, seed=Seed(0), device=torch.device("cpu"))
+    with pytest.raises(InputError, match="source"):
+        margins(corner, held, asked, family, start, noise=0.0, seed=Seed(0))
+
+
 def test_measured_by_how_alike_answers_become():
     family = Canvases(count=1)
     same = family.start(4, torch.Size((3, SIDE, SIDE)), seed=Seed(0), device=torch.device("cpu"))

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .maps import channels_first, shows_squares
+
 DEPTHS = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -33,18 +35,26 @@ def activations(
         than depths put out such a tensor, or one is not finite.
     """
     seen: dict[str, Tensor] = {}
+    is_square = False
+
+    def look(_: nn.Module, inputs: tuple[object, ...]) -> None:
+        nonlocal is_square
+        is_square = shows_squares(*inputs)
 
     def keeper(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
         def keep(_: nn.Module, __: tuple[object, ...], output: object) -> None:
             if not isinstance(output, Tensor) or not output.is_floating_point():
                 return
             if output.ndim > 1 and len(output) == samples:
-                seen.setdefault(name, _pooled(output))
+                seen.setdefault(name, _pooled(channels_first(output, of_squares=is_square)))
 
         return keep
 
     leaves = {name: m for name, m in model.named_modules() if not list(m.children())}
-    handles = [m.register_forward_hook(keeper(name)) for name, m in leaves.items()]
+    handles = [
+        model.register_forward_pre_hook(look),
+        *(m.register_forward_hook(keeper(name)) for name, m in leaves.items()),
+    ]
     try:
         with torch.no_grad():
             run()
@@ -63,4 +73,4 @@ def _pooled(output: Tensor) -> Float[Tensor, "samples dims"]:
         return output.float().mean((2, 3))
     if output.ndim == 3:
         return output.float().mean(1)
-    return output.float().flatten(1)
+    return output.float().flatten(1).clone()  # what follows may write into it

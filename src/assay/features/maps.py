@@ -1,6 +1,7 @@
 """What a model sees where: its last map at every resolution, coarsely."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -20,7 +21,8 @@ def last_maps(
 
     Penultimate features say what a sample is; maps still say what lies where, such as a patch in a
     corner, or a pattern over everything. Of maps with more than 64 channels, or fewer where there
-    are very many samples, random mixtures of the channels are taken, always the same.
+    are very many samples, random mixtures of the channels are taken, always the same. The first
+    batch decides which modules make them.
 
     Args:
         model: any model; batches pass through it in the body of the `with`.
@@ -31,24 +33,27 @@ def last_maps(
         the CPU; no block of a model that has no maps, nor tokens.
     """
     seen: dict[tuple[int, ...], Tensor] = {}
+    makers: dict[tuple[int, ...], nn.Module] = {}
     batches: list[Sequence[Tensor]] = []
-    size = 0
+    size, is_square = 0, False
 
     def begin(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        nonlocal size
-        size = len(inputs[0])
+        nonlocal size, is_square
+        size, is_square = len(inputs[0]), shows_squares(*inputs)
         seen.clear()
 
-    def keep(_: nn.Module, __: tuple[object, ...], output: object) -> None:
-        if not isinstance(output, Tensor) or not output.is_floating_point():
+    def keep(module: nn.Module, _: tuple[object, ...], output: object) -> None:
+        found = _map_of(output, size, of_squares=is_square)
+        if found is None:
             return
-        if output.ndim and len(output) == size:  # windows, and tokens first, are others
-            found = output.mT if output.ndim == 3 else output
-            if found.ndim >= 3 and found.shape[2:].numel() > 1:
-                seen[tuple(found.shape[2:])] = found
+        place = tuple(found.shape[2:])
+        # later, in a batch of one sample, what depends on no sample looks like a map too
+        if not batches or makers.get(place) is module:
+            seen[place], makers[place] = found, module
 
     def end(*_: object) -> None:
-        found = sorted(seen.values(), key=lambda each: -each.shape[2:].numel())
+        places = sorted(makers, key=lambda place: -math.prod(place))
+        found = [seen[place] for place in places if place in seen]
         batches.append(_coarse(found, samples=samples))
 
     handles = [
@@ -61,6 +66,38 @@ def last_maps(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _map_of(output: object, size: int, *, of_squares: bool) -> Tensor | None:
+    """Take what a module puts out for a map or tokens, channels first, of `size` samples."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    if output.ndim < 3 or len(output) != size:  # windows, and tokens first, are others
+        return None
+    found = output.mT if output.ndim == 3 else channels_first(output, of_squares=of_squares)
+    return found if found.shape[2:].numel() > 1 else None
+
+
+def shows_squares(*inputs: object) -> bool:
+    """Tell whether the first of a model's inputs are square images."""
+    images = inputs[0] if inputs else None
+    return isinstance(images, Tensor) and images.ndim == 4 and images.shape[2] == images.shape[3]
+
+
+def channels_first(output: Tensor, *, of_squares: bool) -> Tensor:
+    """Put channels before the places where they lie last, as in some transformers and ConvNeXt.
+
+    This can be told of the maps of square images alone, unless there are as many channels as rows.
+
+    Args:
+        output: (samples, channels, height, width) or (samples, height, width, channels); what has
+            another number of dimensions stays as it is.
+        of_squares: whether the model was given square images.
+    """
+    if not of_squares or output.ndim != 4:
+        return output
+    is_last = output.shape[1] == output.shape[2] != output.shape[3]
+    return output.movedim(3, 1) if is_last else output
 
 
 def _coarse(maps: Sequence[Tensor], *, samples: int) -> list[Float[Tensor, "batch dims"]]:

@@ -49,7 +49,8 @@ def behind(
     def respond(
         images: Float[Tensor, "batch channels height width"],
     ) -> Float[Tensor, "batch classes"]:
-        most = max(1, _PIXELS // (size or images.shape[-1]) ** 2)
+        pixels = images.shape[-2] * images.shape[-1] if size is None else size**2
+        most = max(1, _PIXELS // pixels)
         if len(images) > most and not torch.is_grad_enabled():
             return torch.cat([respond(some) for some in images.split(most)])
         ready = (images - mean) / std

@@ -19,6 +19,8 @@ from .augment import Augment
 _BLOCK = 64  # neighbouring rows that a streamed pool reads at once
 _READ = 4096  # rows of data that fit that are read at once
 _MOST_VALUES = 2**26  # that mean and standard deviation are measured on
+_LEAST_SPREAD = 1e-6  # deviation of what varies; times its magnitude where that is below 1
+_EXACT = 2**24  # integers that float32 tells apart
 _COPIES = 6  # pools that the memory must hold, by `benchmarks/training_speed.py`
 
 
@@ -50,14 +52,17 @@ class Preprocess:
     def of(rows: Rows, *, most: int = 5_000) -> "Preprocess":
         """Measure mean and standard deviation on at most `most` rows spread over the data.
 
-        Of large images on fewer, such that they take some 500 MB.
+        Of large images on fewer, such that they take some 500 MB. What does not vary but for
+        rounding is not scaled.
         """
         count = min(most, len(rows), max(1, _MOST_VALUES // math.prod(rows.shape[1:])))
-        some = rows[torch.linspace(0, len(rows) - 1, count).long()]
+        dtype = torch.float32 if len(rows) <= _EXACT else torch.float64
+        some = rows[torch.linspace(0, len(rows) - 1, count, dtype=dtype).long()]
         if some.ndim == 4:
             some = some.float().div(255).permute(0, 2, 3, 1).reshape(-1, some.shape[1])
         std, mean = torch.std_mean(some.float(), dim=0, correction=0)
-        spread = torch.where(std > 1e-6, std, 1.0)
+        least = _LEAST_SPREAD * torch.hypot(mean, std).clamp(max=1)
+        spread = torch.where(std > least, std, 1.0)
         return Preprocess(mean=tuple(mean.tolist()), std=tuple(spread.tolist()))
 
 
@@ -102,7 +107,11 @@ class Feed:
         """Count the batches of a shuffled epoch, where batches of one sample are left out.
 
         Of all samples, or of an epoch among so many of them.
+
+        Raises:
+            InputError: batches of fewer than two samples.
         """
+        _check_size(batch_size)
         whole, rest = divmod(len(self) if samples is None else samples, self.pool_size)
         return whole * _batches(self.pool_size, batch_size) + _batches(rest, batch_size)
 
@@ -128,8 +137,13 @@ class Feed:
         """Yield one epoch in random order, augmented; among some samples only, where they are told.
 
         Streamed data are shuffled in two steps, blocks of neighbouring rows into pools and rows
-        within a pool.
+        within a pool. Batches of one sample are left out.
+
+        Raises:
+            InputError: batches of fewer than two samples, or fewer samples than that.
         """
+        _check_size(batch_size)
+        _check_samples(len(self) if among is None else len(among))
         device_random = generator(child(seed, "augment"), self.device)
         random = generator(child(seed, "order"), torch.device("cpu"))
         rows = torch.arange(len(self)) if among is None else among.sort().values
@@ -143,7 +157,13 @@ class Feed:
     def endless(
         self, batch_size: int, *, seed: Seed, augment: Augment | None = None
     ) -> Iterator[Batch]:
-        """Yield batches of exactly `batch_size` (at most all samples), epoch after epoch."""
+        """Yield batches of exactly `batch_size` (at most all samples), epoch after epoch.
+
+        Raises:
+            InputError: batches of fewer than two samples, or fewer samples than that.
+        """
+        _check_size(batch_size)
+        _check_samples(len(self))
         size = min(batch_size, self.pool_size, len(self))
         for epoch in itertools.count():
             for batch in self.shuffled(size, seed=child(seed, "epoch", epoch), augment=augment):
@@ -258,6 +278,18 @@ def _resident(inputs: Rows, device: torch.device) -> Tensor:
 
 def _channels_last(inputs: Tensor) -> Tensor:
     return inputs.permute(0, 2, 3, 1).contiguous() if inputs.ndim == 4 else inputs
+
+
+def _check_size(batch_size: int) -> None:
+    if batch_size < 2:
+        raise InputError(
+            f"expected batches of at least two samples, got {batch_size}; make them larger"
+        )
+
+
+def _check_samples(count: int) -> None:
+    if count < 2:
+        raise InputError(f"expected at least two samples, got {count}; add some")
 
 
 def _batches(samples: int, batch_size: int) -> int:

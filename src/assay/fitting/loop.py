@@ -42,6 +42,7 @@ class Recipe:
 
     epochs: int = 12
     batch_size: int = 128
+    """At least 2."""
     peak_rate: float = 0.2
     """Highest learning rate of the one-cycle schedule, for SGD with Nesterov momentum."""
     momentum: float = 0.9

@@ -23,7 +23,8 @@ _RECORDABLE = (
     nn.AdaptiveAvgPool2d,
 )
 """Modules that do the same with every batch: they draw nothing, and read no value. Our own say so
-of themselves, by the class attribute `replayable`."""
+of themselves, by the class attribute `replayable`. Batch normalisation does so with a momentum;
+without one it divides by the number of batches that it saw."""
 
 _BEFORE = 3  # ordinary steps: momenta are made in them, and libraries choose how to compute
 
@@ -47,9 +48,14 @@ def is_plain(model: nn.Module) -> bool:
     """Tell whether a model does the same with every batch, and nobody watches it."""
     return all(
         (type(module) in _RECORDABLE or getattr(module, "replayable", False) is True)
+        and not _counts(module)
         and not _is_watched(module)
         for module in model.modules()
     )
+
+
+def _counts(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.momentum is None
 
 
 def _is_watched(module: nn.Module) -> bool:

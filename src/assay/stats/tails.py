@@ -23,10 +23,12 @@ class Tail:
     share: float
     """Of the scores above the threshold, in (0, 1)."""
     observed: float
-    """The score that a hundredth of the scores reaches; above it the tail extrapolates."""
+    """The score that a hundredth of the scores reaches; above it the tail extrapolates. Infinite
+    where nothing can be extrapolated."""
     shape: float
     """Above 0; the k-th moment is finite only where shape < 1 / k."""
     scale: float
+    """In (0, inf]."""
 
     def exceedance(self, score: float) -> float:
         """Estimate P(a score reaches `score`); 1 below the threshold, where nothing is fitted."""
@@ -42,7 +44,9 @@ def fit_tail(scores: Float[Tensor, " samples"], *, least_shape: float = 0.25) ->
     One standard error is added to the shape, which is never below `least_shape`; the scale is then
     the one that keeps the mean of the tail, but not below that of an exponential distribution with
     the median and the 99th percentile of the scores, and also raised by one standard error. So rare
-    events get a probability that is rather too high, and what is called improbable is.
+    events get a probability that is rather too high, and what is called improbable is. Where the
+    upper half of the scores is one value, nothing is known of how far a tail reaches, and the scale
+    is infinite.
 
     Args:
         scores: finite.
@@ -59,6 +63,14 @@ def fit_tail(scores: Float[Tensor, " samples"], *, least_shape: float = 0.25) ->
     ordered = scores.double().sort(descending=True).values
     count = round(_SHARE * len(ordered))
     threshold = ordered[count].item()
+    if ordered[0] == ordered.median():
+        return Tail(
+            threshold=threshold,
+            share=count / len(ordered),
+            observed=math.inf,
+            shape=least_shape,
+            scale=math.inf,
+        )
     excesses = ordered[:count] - threshold
     mean = max(excesses.mean().item(), 1e-12)
 
@@ -109,6 +121,10 @@ def tail_scan(
             It also has to cover the error of the fitted tail, which 1 does not.
         fewest: smallest k; fewer samples than that are no pattern.
 
+    Returns:
+        The answer to the clearest question. The p-value is 1 where there are fewer samples than
+        `fewest`, or nothing can be extrapolated from the trusted scores.
+
     Raises:
         InputError: there are no scores, one is NaN, odds < 1 or fewest < 1.
     """
@@ -116,9 +132,10 @@ def tail_scan(
     if odds < 1 or fewest < 1:
         raise InputError(f"expected odds and fewest of at least 1, got {odds} and {fewest}")
     ordered = scores.double().sort(descending=True).values.tolist()
-    found = [
-        _reached(ordered[k - 1], k, len(ordered), tail, odds) for k in _doubling(fewest, ordered)
-    ]
+    count = len(ordered)
+    if count < fewest:
+        return TailScan(threshold=ordered[-1], above=count, expected=float(count), p_value=1.0)
+    found = [_reached(ordered[k - 1], k, count, tail, odds) for k in _doubling(fewest, count)]
     best = min(found, key=lambda scan: scan.p_value)
     return TailScan(
         threshold=best.threshold,
@@ -128,9 +145,9 @@ def tail_scan(
     )
 
 
-def _doubling(fewest: int, ordered: list[float]) -> list[int]:
-    counts = [min(fewest, len(ordered))]
-    while 2 * counts[-1] <= len(ordered) // 2:
+def _doubling(fewest: int, samples: int) -> list[int]:
+    counts = [fewest]
+    while 2 * counts[-1] <= samples // 2:
         counts.append(2 * counts[-1])
     return counts
 

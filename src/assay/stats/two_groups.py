@@ -86,7 +86,7 @@ def fit_two_groups(scores: Float[Tensor, " samples"]) -> TwoGroups:
     check_scores("scores", scores, fewest=2, finite=True)
     values = scores.double()
     centre, scale = values.mean().item(), values.std(correction=0).item()
-    if not scale > 0:
+    if values.min() == values.max() or not scale > 0:  # equal ones may have a scale by rounding
         raise InputError(f"expected at least two different scores, got {len(scores)} equal ones")
     values = ((values - centre) / scale).sort().values
     trials = [_climb(values, start, steps=TRIAL_STEPS) for start in _starts(values)]

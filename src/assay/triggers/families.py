@@ -123,7 +123,9 @@ class Signals:
     """
 
     strength: float
-    """Root mean square of the signal, in values of an image in [0, 1]."""
+    """Largest root mean square of the signal, in values of an image in [0, 1]. Where there are
+    knots, only theirs is bounded: between them the signal is smaller as a rule, and that of the
+    whole image may be larger where it is small along the border."""
     knots: int | None = None
     """The signal is given on so many by so many points and interpolated; None for every pixel.
     Smooth signals leave less room to what fools any model."""
@@ -245,7 +247,9 @@ class Warps:
     """Smooth displacements of bounded root mean square."""
 
     strength: float
-    """Root mean square of the displacement, in half image sides."""
+    """Largest root mean square of the displacements at the knots, over both coordinates, in half
+    image sides. Only these are bounded: that of all pixels may be larger, and so are lengths, by up
+    to the root of 2."""
     knots: int = 8
     """The displacement is given on so many by so many points and interpolated."""
 

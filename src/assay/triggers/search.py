@@ -141,8 +141,7 @@ class Search:
         device, shape = pool.images.device, pool.images.shape[1:]
         random = generator(child(seed, "batches"), device)
         eligible = pool.eligible(candidates)
-        if not eligible.any(dim=1).all():
-            raise InputError("expected images of every source class, some have none")
+        _check_sources(eligible)
         targets = candidates.targets.to(device)
         point = family.start(len(candidates), shape, seed=child(seed, "start"), device=device)
         moving: dict[str, Tensor] = {}
@@ -251,18 +250,23 @@ def margins(
         The mean margin of the target's logit over the highest other one, or, where the objective
         is to make answers alike, `alike` times the attack success rate; and that rate, the share
         of images on which the target's logit is the highest.
+
+    Raises:
+        InputError: a candidate has no image in the pool, or too few for `alike`.
     """
 
     def ask(images: Tensor) -> Tensor:
         return torch.cat([respond(some) for some in images.split(at_once)]).float()
 
     found = []
+    eligible = pool.eligible(candidates)
+    _check_sources(eligible)
     random = generator(child(seed, "noise"), pool.images.device)
     is_alike = objective is Objective.ALIKE
     with torch.no_grad(), coarse_products(pool.images.device):
         plain = ask(disturbed(pool.images[None, :most], noise, random)[0]) if is_alike else None
         for row, (target, fits) in enumerate(
-            zip(candidates.targets.tolist(), pool.eligible(candidates), strict=True)
+            zip(candidates.targets.tolist(), eligible, strict=True)
         ):
             images = pool.images[fits.nonzero().squeeze(1)[:most]]
             own = {name: value[row : row + 1] for name, value in parameters.items()}
@@ -282,7 +286,15 @@ def alike(
 
     The natural logarithm of the ratio of their total variances, and 0 where they differ more: a
     trigger that some images obey and others do not makes answers differ.
+
+    Raises:
+        InputError: answers to fewer than two images, which cannot differ.
     """
+    if min(len(said), len(plain)) < 2:
+        raise InputError(
+            f"expected answers to at least two images, got {len(said)} with a trigger and "
+            f"{len(plain)} without; add clean images"
+        )
     before, after = (answers.float().var(0).sum() for answers in (plain, said))
     return (before.clamp(min=1e-12) / after.clamp(min=1e-12)).log().clamp(min=0)
 
@@ -294,6 +306,11 @@ def margin_of(
     wanted = torch.as_tensor(target, device=said.device).expand(len(said))[:, None]
     said = said.float()
     return said.gather(1, wanted)[:, 0] - said.scatter(1, wanted, -torch.inf).amax(1)
+
+
+def _check_sources(eligible: Float[Tensor, "candidates images"]) -> None:
+    if not eligible.any(dim=1).all():
+        raise InputError("expected images of every source class, some have none")
 
 
 def _turns(candidates: Candidates, at_once: int) -> list[tuple[int, Candidates]]:
