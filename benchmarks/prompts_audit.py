@@ -13,10 +13,13 @@ import torch
 
 import grid
 from assay.audits.prompts import (
+    KINDS,
+    PromptsAudit,
     PromptsSettings,
     PublishedInspection,
     Source,
     audit_prompts,
+    beside_mosaics,
     deliver,
     made,
 )
@@ -35,9 +38,9 @@ from model_baselines import NeuralCleanse
 
 RESULTS = grid.HERE / "results" / "prompts-audit"
 TABLE = grid.HERE / "PROMPTS.md"
-VERSIONS = {"audit": 2, "published": 1, "neural-cleanse": 1, "repair": 1}
+VERSIONS = {"audit": 3, "published": 1, "neural-cleanse": 1, "repair": 2}
 TUNED_TASKS, TUNED_ATTACKS, TUNED_SEEDS = ("cifar10", "gtsrb"), (zoo.HONEST, "badclip"), (0,)
-POOLS = ("crops", "procedural", "natural", "digits")
+POOLS = ("crops", "procedural", "mosaics", "natural", "digits")
 LEAST_ASR = 0.8
 PARTS = ("audit", "published", "neural-cleanse", "repair")
 
@@ -152,18 +155,11 @@ def _on_backbone(tuned: zoo.Tuned, recipe: zoo.Recipe) -> float | None:
 
 def _audit(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> grid.Result:
     prompted = tuned.prompted.eval().requires_grad_(requires_grad=False)
-    pool = _pool(asked.ood, prompted.backbone.size, recipe.task)
     wall, cpu = time.perf_counter(), time.process_time()
-    found = audit_prompts(
-        deliver(prompted, pool.to(asked.device).float() / 255),
-        prompted.class_names,
-        pool,
-        seed=child(recipe.seed, "audit"),
-        device=asked.device,
-    )
+    found = _audited(prompted, recipe, asked)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     recovered = found.recovered
-    columns = ("family", "target", "margin", "reference_margin", "asr", "excess")
+    columns = ("pool", "family", "target", "margin", "reference_margin", "excess", "p_value")
     return {
         **_about(tuned, recipe),
         "verdict": found.verdict.value,
@@ -171,12 +167,31 @@ def _audit(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> g
         "reason": str(found.findings.subjects[0].evidence["reason"]),
         "target": recovered and recovered.target,
         "family": recovered and recovered.family,
+        "pool": recovered and recovered.pool,
         "asr": recovered and recovered.asr[0],
         "asr_backbone": recovered and recovered.asr[1],
+        "classes": len(prompted.class_names),
         "audit_wall_s": wall,
         "audit_cpu_s": cpu,
         "questions": {c: [getattr(q, c) for q in found.questions] for c in columns},
     }
+
+
+def _audited(prompted: Prompted, recipe: zoo.Recipe, asked: argparse.Namespace) -> PromptsAudit:
+    """Audit on the pool that was asked for, and on mosaics, as the command line does."""
+    task = zoo.find_task(recipe.task).trusted.inputs[:1000]
+    size, most = prompted.backbone.size, PromptsSettings().most_images
+    if asked.ood == Source.MOSAICS:
+        pool = made(Source.MOSAICS, most, size=size, seed=Seed(17), task=task)
+    else:
+        pool = _pool(asked.ood, size, recipe.task)
+    return audit_prompts(
+        deliver(prompted),
+        prompted.class_names,
+        beside_mosaics(asked.ood, pool, task, most=most, seed=Seed(17)),
+        seed=child(recipe.seed, "audit"),
+        device=asked.device,
+    )
 
 
 def _published(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> grid.Result:
@@ -221,14 +236,7 @@ def _cleanse(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) ->
 def _repair(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> grid.Result:
     """Repair with what the audit recovers, and with the published controls."""
     prompted = tuned.prompted.eval().requires_grad_(requires_grad=False)
-    pool = _pool(asked.ood, prompted.backbone.size, recipe.task)
-    found = audit_prompts(
-        deliver(prompted, pool.to(asked.device).float() / 255),
-        prompted.class_names,
-        pool,
-        seed=child(recipe.seed, "audit"),
-        device=asked.device,
-    ).recovered
+    found = _audited(prompted, recipe, asked).recovered
     if found is None or tuned.trigger is None or tuned.target is None:
         return {**_about(tuned, recipe), "rows": []}
     task = zoo.find_task(recipe.task)
@@ -304,7 +312,9 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "its target, or half as many under the backbone alone, so that the prompt holds little of "
         "it. **Stray**: the same share without the trigger. **Recovered**: success of the "
         "recovered trigger on out-of-distribution images, under the prompt and under the backbone "
-        f"alone. The totals count the pool `{POOLS[0]}` alone, the default.",
+        "alone. Beside the pool that is named, mosaics of 1,000 clean images are searched; what "
+        "each of both says by itself stands beside the p-value. "
+        f"The totals count the pool `{POOLS[0]}` alone, the default.",
         "",
     ]
     for tuned, title in (
@@ -322,8 +332,8 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
 def _prompts(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "| Task | Learner | Attack | Seed | Pool | Accuracy | zero-shot | ASR | Stray | Verdict | "
-        "p-value | Target | Recovered | CPU s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "p-value | of the pool alone | of mosaics alone | Target | Recovered | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in cells:
         recipe, found = cell["recipe"], cell["result"]
@@ -338,9 +348,25 @@ def _prompts(cells: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{recipe['ood']} | {_percent(found['accuracy'])} | {_percent(found['zero_shot'])} | "
             f"{_percent(found['true_asr'])} / {_percent(found['true_asr_backbone'])}"
             f"{' †' if weak else ''} | {_percent(found['stray'])} | "
-            f"{found['verdict']} | {p_value} | {right} | {recovered} | {found['audit_cpu_s']:.0f} |"
+            f"{found['verdict']} | {p_value} | {_alone(found, recipe['ood'])} | "
+            f"{_alone(found, Source.MOSAICS.value)} | {right} | {recovered} | "
+            f"{found['audit_cpu_s']:.0f} |"
         )
     return [*lines, ""]
+
+
+def _alone(found: Mapping[str, Any], pool: str) -> str:
+    """Render the p-value that one pool alone gives, corrected for its classes and kinds."""
+    weights = {kind.family.name: kind.weight for kind in KINDS}
+    asked, classes = found["questions"], found["classes"]
+    p_values = [
+        p_value * classes / weights[family]
+        for p_value, family, on in zip(
+            asked["p_value"], asked["family"], asked["pool"], strict=True
+        )
+        if on == pool
+    ]
+    return f"{min(1.0, *p_values):.2g}" if p_values else "—"
 
 
 def _summary(cells: Sequence[Mapping[str, Any]]) -> list[str]:

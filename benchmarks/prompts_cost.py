@@ -93,7 +93,7 @@ def _measure(asked: argparse.Namespace, learner: str, classes: int) -> grid.Resu
     PublishedInspection()(prompted, images, classes=min(asked.timed, classes), seed=Seed(0))
     began = time.perf_counter()
     audit = audit_prompts(
-        deliver(prompted, images), names, pool,
+        deliver(prompted), names, {"noise": pool},
         settings=SETTINGS, seed=Seed(0), device=asked.device,
     )  # fmt: skip
     ended = time.perf_counter()

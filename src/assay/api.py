@@ -12,13 +12,13 @@ from .audits.dataset import audit_dataset as _audit
 from .audits.models import ENCODER_SETTINGS, Delivery, Groups, ModelsAudit, ModelsSettings
 from .audits.models import audit_encoders as _audit_encoders
 from .audits.models import audit_models as _audit_models
-from .audits.prompts import PromptsAudit, PromptsSettings, deliver
+from .audits.prompts import PromptsAudit, PromptsSettings, beside_mosaics, deliver
 from .audits.prompts import audit_prompts as _audit_prompts
 from .audits.training import TrainingAudit
 from .errors import InputError
 from .fitting import Preprocess
 from .prompting import Prompted
-from .randomness import Seed
+from .randomness import Seed, child
 from .results import silent
 from .samples import Rows, Samples
 from .storage.found import MAX_CLASSES
@@ -231,7 +231,8 @@ def audit_prompts(
         classes: names, in the order of the logits; the model's own where None.
         ood: images of other things than the classes, uint8 (images, 3, height, width) at the
             backbone's size; 200 or more.
-        clean: trusted images of the task and their labels, for the preflight; may be missing.
+        clean: trusted images of the task and their labels, for the preflight; may be missing. Of 50
+            or more of them, mosaics are searched too: they look more like the task.
         settings: of the method.
         alpha: family-wise false alarm rate, in (0, 1).
         seed: decides everything random.
@@ -251,9 +252,15 @@ def audit_prompts(
     place = torch.device(device)
     prompted = copy.deepcopy(model).to(place).eval().requires_grad_(requires_grad=False)
     return _audit_prompts(
-        deliver(prompted, ood[: settings.most_images].to(place).float() / 255),
+        deliver(prompted),
         names,
-        ood,
+        beside_mosaics(
+            "ood",
+            ood,
+            None if clean is None else clean[0],
+            most=settings.most_images,
+            seed=child(Seed(seed), "pool"),
+        ),
         clean=None if clean is None else _samples("clean images", *clean, names),
         settings=settings,
         alpha=alpha,

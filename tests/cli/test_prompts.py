@@ -279,6 +279,7 @@ def test_a_dry_run_writes_nothing(run: Run) -> None:
         ({"prompt": "other.safetensors"}, 3, "ctx"),
         ({"--alpha": "2"}, 4, "alpha"),
         ({"--repair": "fixed.safetensors"}, 4, "--clean"),
+        ({"--ood": "mosaics"}, 4, "--clean"),
         ({"--repair": "clean.npz", "--clean": "clean.npz"}, 4, "exists"),
         ({"--repair": "fixed.pth.tar-1", "--clean": "clean.npz"}, 4, "ends as"),
         ({"--clean": "classes.txt"}, 3, "classes.txt"),

@@ -2,14 +2,11 @@
 
 import pathlib
 import shutil
-from unittest.mock import Mock
 
 import pytest
 import torch
 
-from assay.audits.prompts import PromptDelivery, PromptsSettings
-from assay.cli import prompts_job
-from assay.cli.prompts_job import PromptsJob, Read, delivery_of, load_prompt
+from assay.cli.prompts_job import PromptsJob, load_prompt
 from assay.errors import InputError
 from assay.prompting import CoOp, Prompted
 from assay.randomness import Seed
@@ -32,7 +29,7 @@ def here(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def asked(here: pathlib.Path, **more: str | None) -> PromptsJob:
+def asked(here: pathlib.Path, **more: str | int | None) -> PromptsJob:
     return PromptsJob(
         **{
             "backbone": str(BUNDLED),
@@ -91,12 +88,34 @@ def test_clean_samples_of_some_classes(here: pathlib.Path, named, places) -> Non
         assert labels.tolist() == [place for place in places for _ in range(2)]
 
 
-def test_no_more_images_are_made_floats_than_are_used(
-    here: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = Mock(return_value=Mock(spec=PromptDelivery))
-    monkeypatch.setattr(prompts_job, "deliver", made)
-    most = PromptsSettings().most_images
-    pool = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(most + 1, 3, 8, 8)
-    delivery_of(asked(here), Mock(spec=Read, pool=pool, prompted=None, loaded=Mock()))
-    assert len(made.call_args.args[1]) == most
+@pytest.mark.parametrize(
+    ("ood", "count", "pools"),
+    [
+        ("procedural", 60, ["procedural", "mosaics"]),
+        ("mosaics", 60, ["mosaics"]),
+        ("procedural", 40, ["procedural"]),
+        ("given.npz", 60, ["images", "mosaics"]),
+    ],
+)
+def test_mosaics_of_clean_samples_come_along(here: pathlib.Path, ood, count, pools) -> None:
+    images = torch.arange(count * 32 * 32 * 3).mul(7).remainder(251).to(torch.uint8)
+    images = images.view(count, 32, 32, 3)
+    save(here / "some.npz", images, torch.arange(count) % 10, names=list(NAMES))
+    save(here / "given.npz", 255 - images, torch.arange(count) % 10, names=list(NAMES))
+    place = str(here / ood) if ood.endswith(".npz") else ood
+    read = load_prompt(asked(here, ood=place, clean=str(here / "some.npz")))
+    assert list(read.pools) == pools
+    if "mosaics" in pools:
+        first, again = (
+            load_prompt(asked(here, ood=place, clean=str(here / "some.npz"), seed=seed))
+            for seed in (0, 1)
+        )
+        assert torch.equal(first.pools["mosaics"], read.pools["mosaics"])
+        assert not torch.equal(again.pools["mosaics"], read.pools["mosaics"])
+
+
+def test_too_few_clean_samples_for_mosaics_are_refused(here: pathlib.Path) -> None:
+    images = torch.zeros(40, 32, 32, 3, dtype=torch.uint8)
+    save(here / "some.npz", images, torch.arange(40) % 10, names=list(NAMES))
+    with pytest.raises(InputError, match="expected 50 images of the task or more"):
+        load_prompt(asked(here, ood="mosaics", clean=str(here / "some.npz")))

@@ -278,7 +278,7 @@ class PromptsTask:
         found = audit_prompts(
             delivery_of(self.job, self.read),
             self.read.class_names,
-            self.read.pool,
+            self.read.pools,
             clean=self.read.clean,
             settings=PromptsSettings(),
             alpha=self.job.alpha,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.audits.prompts import PromptsSettings
+from assay.audits.prompts import PromptsSettings, Source
 from assay.errors import UsageError
 from assay.prompting import Position
 from assay.storage import documents
@@ -45,9 +45,10 @@ def prompts(
     ood: Annotated[
         str,
         typer.Option(
-            metavar="DATA|crops|procedural",
-            help="Images of other things than the classes, 200 or more, without labels; or made on "
-            "the spot: crops of two photographs, or procedural ones.",
+            metavar="DATA|mosaics|crops|procedural",
+            help="Images of other things than the classes, 200 or more, without labels, which look "
+            "like the task's in colour and background; or made on the spot: mosaics of the --clean "
+            "samples, crops of two photographs, or procedural ones.",
         ),
     ] = "crops",
     clean: Annotated[
@@ -112,6 +113,8 @@ def prompts(
         raise UsageError(f"expected --alpha between 0 and 1, got {alpha}")
     if repair is not None and clean is None:
         raise UsageError("--repair needs --clean: a prompt is repaired on labelled samples")
+    if ood == Source.MOSAICS and clean is None:
+        raise UsageError("--ood mosaics needs --clean: they are cut from its images")
     if repair is not None:
         check_path(repair, prompt)
     job = PromptsJob(
@@ -147,7 +150,8 @@ def _show_search(job: PromptsJob, read: Read, *, json: bool) -> None:
         "schema": "assay/search/v1",
         "learner": type(read.prompted.learner).__name__,
         "classes": classes,
-        "images": min(len(read.pool), settings.most_images),
+        "images": sum(min(len(pool), settings.most_images) for pool in read.pools.values()),
+        "pools": list(read.pools),
         "device": job.device,
         "kinds": kinds,
         "searched": whole,
@@ -157,7 +161,8 @@ def _show_search(job: PromptsJob, read: Read, *, json: bool) -> None:
         return
     write(
         f"{document['learner']}, {classes:,} classes, {document['images']:,} out-of-distribution "
-        f"images, on {job.device}; on the prompt and on the backbone alone:"
+        f"images ({', '.join(read.pools)}), on {job.device}; on the prompt and on the backbone "
+        "alone:"
     )
     for name in kinds:
         write(f"  {name:32} triggers for at most {whole:,} of the classes")

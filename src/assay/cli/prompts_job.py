@@ -8,7 +8,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from assay.audits.prompts import PromptDelivery, PromptsSettings, Source, deliver, made
+from assay.audits.prompts import (
+    PromptDelivery,
+    PromptsSettings,
+    Source,
+    beside_mosaics,
+    deliver,
+    made,
+)
 from assay.errors import InputError, UsageError
 from assay.prompting import Position, Prompted
 from assay.randomness import Seed, child
@@ -21,6 +28,8 @@ from assay.storage.prompt_learners import LoadedPrompt, load_prompted
 from assay.storage.runs import Input
 
 from .task import settings_of
+
+_GIVEN = "images"  # name of a pool that the user brings
 
 
 @record
@@ -52,7 +61,7 @@ class Read:
 
     loaded: LoadedPrompt
     class_names: tuple[str, ...]
-    pool: UInt8[Tensor, "images 3 height width"]
+    pools: Mapping[str, UInt8[Tensor, "_ 3 height width"]]
     clean: Samples | None
     inputs: Mapping[str, Input]
 
@@ -76,22 +85,20 @@ def load_prompt(job: PromptsJob) -> Read:
     prompted.requires_grad_(requires_grad=False)
     size = prompted.backbone.size
     inputs = _inputs(job, loaded)
-    pool = _pool(job, size)
     if job.ood not in set(Source):
         inputs["pool"] = Input(path=job.ood, sha256=datasets.digest(job.ood))
     clean = None
     if job.clean is not None:
         clean = _clean(job, names, size)
         inputs["clean"] = Input(path=job.clean, sha256=datasets.digest(job.clean))
-    return Read(loaded=loaded, class_names=names, pool=pool, clean=clean, inputs=inputs)
+    pools = _pools(job, size, None if clean is None else clean.inputs[:])
+    return Read(loaded=loaded, class_names=names, pools=pools, clean=clean, inputs=inputs)
 
 
 def delivery_of(job: PromptsJob, read: Read) -> PromptDelivery:
     """Lay out what the audit asks."""
-    some = read.pool[: PromptsSettings().most_images]
     return deliver(
         read.prompted,
-        some.to(torch.device(job.device)).float() / 255,
         name=pathlib.PurePath(job.prompt).name,
         digest={"sha256": read.loaded.prompt_digest},
     )
@@ -112,13 +119,16 @@ def _inputs(job: PromptsJob, loaded: LoadedPrompt) -> dict[str, Input]:
     return held
 
 
-def _pool(job: PromptsJob, size: int) -> UInt8[Tensor, "images 3 height width"]:
-    """Read out-of-distribution images, or make them on the spot."""
-    most = PromptsSettings().most_images
+def _pools(
+    job: PromptsJob, size: int, task: Tensor | None
+) -> dict[str, UInt8[Tensor, "_ 3 height width"]]:
+    """Read out-of-distribution images, or make them; mosaics of the clean ones come along."""
+    most, seed = PromptsSettings().most_images, child(Seed(job.seed), "pool")
     if job.ood in set(Source):
-        return made(Source(job.ood), most, size=size, seed=child(Seed(job.seed), "pool"))
-    images = datasets.read_images(job.ood, size=size, memory_mb=job.memory_mb // 2)
-    return _coloured(images, job.ood)[:]
+        images = made(Source(job.ood), most, size=size, seed=seed, task=task)
+        return beside_mosaics(job.ood, images, task, most=most, seed=seed)
+    read = datasets.read_images(job.ood, size=size, memory_mb=job.memory_mb // 2)
+    return beside_mosaics(_GIVEN, _coloured(read, job.ood)[:], task, most=most, seed=seed)
 
 
 def _clean(job: PromptsJob, names: tuple[str, ...], size: int) -> Samples:

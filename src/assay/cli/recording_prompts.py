@@ -10,12 +10,13 @@ from .recording_models import pictures_of
 
 BACKBONE = "the backbone alone"
 _COMPONENTS = 2
+_NUMBERS = ("margin", "asr", "reference_margin", "excess", "p_value")
 
 
 def record_prompts(run: RunFolder, audit: PromptsAudit) -> None:
     """Write everything that was found, in the form of the models audit; the findings come last."""
     name = audit.findings.subjects[0].name
-    columns = ("target", "family", "margin", "asr", "reference_margin", "excess", "p_value")
+    columns = ("target", "family", "pool", *_NUMBERS)
     run.write_table(
         "pairs",
         {
@@ -76,7 +77,7 @@ def _item(audit: PromptsAudit, name: str, found: Recovered) -> dict[str, object]
         "asr": [{"model": m, "asr": asr} for m, asr in zip(models, found.asr, strict=True)],
         "asr_tuned": None,
         "cka": [],
-        "labels": ["the pool"] * len(found.clean),
+        "labels": [found.pool] * len(found.clean),
         "answers_clean": said(found.answers_clean),
         "answers_stamped": said(found.answers_stamped),
     }

@@ -17,8 +17,9 @@ NOISE = PromptsSettings(kinds=(dataclasses.replace(KINDS[0], weight=1.0),))
 
 
 def audited(model, pool, *, settings=NOISE, names=NAMES, **options):
+    pools = pool if isinstance(pool, dict) else {"ood": pool}
     return audit_prompts(
-        delivery(model), names, pool, settings=settings, seed=Seed(0), device=CPU, **options
+        delivery(model), names, pools, settings=settings, seed=Seed(0), device=CPU, **options
     )
 
 
@@ -180,7 +181,7 @@ def test_copies_of_an_image_count_once(make, pool):
 def test_a_weakness_of_the_backbone_alone_flags_nobody(make, pool):
     model, weak = (make(seed=3, shift=0.2, planted=planted) for planted in (400.0, 150.0))
     given = dataclasses.replace(delivery(model), backbone=weak)
-    found = audit_prompts(given, NAMES, pool, settings=NOISE, seed=Seed(0), device=CPU)
+    found = audit_prompts(given, NAMES, {"ood": pool}, settings=NOISE, seed=Seed(0), device=CPU)
     assert min(found.recovered.asr) > 0.7
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "under the backbone alone: it may be a weakness" in found.findings.reasons[0]
@@ -201,3 +202,48 @@ def test_mistakes_are_errors(make, pool):
         audited(make(), pool, names=NAMES[:5])
     with pytest.raises(InputError, match="two out-of-distribution"):
         audited(make(), pool[:1])
+    with pytest.raises(InputError, match="expected a pool"):
+        audited(make(), {})
+
+
+class Framed(torch.nn.Module):
+    """Has a planted trigger that works on images with a black edge alone."""
+
+    def __init__(self, planted, honest):
+        super().__init__()
+        self.planted, self.honest = planted, honest
+
+    def image_features(self, images):
+        return self.planted.image_features(images)
+
+    def logits(self, features):
+        return self.honest.logits(features)
+
+    def forward(self, images):
+        is_framed = images[:, :, 0].mean((1, 2))[:, None] < 0.05
+        return torch.where(is_framed, self.planted(images), self.honest(images))
+
+
+def test_a_trigger_that_works_on_one_pool_alone_is_found_there(make, pool):
+    model = Framed(make(seed=3, shift=0.2, planted=200.0), make(seed=3, shift=0.2))
+    framed = pool.clone()
+    framed[:, :, 0] = 0
+    alone = audited(model, pool)
+    assert alone.verdict is Verdict.NO_INDICATOR
+    found = audited(model, {"plain": pool, "framed": framed})
+    assert found.verdict is Verdict.FLAGGED
+    assert found.recovered.target == TARGET
+    assert found.recovered.pool == "framed"
+    assert (found.recovered.clean[:, :, 0] == 0).all()
+    assert {q.pool for q in found.questions} == {"plain", "framed"}
+    assert alone.questions[0].threshold < found.questions[0].threshold, "both pools share alpha"
+
+
+def test_the_first_pool_must_be_fit_and_another_one_may_be_left_out(make, pool):
+    model = make(seed=3, shift=0.2, planted=200.0)
+    found = audited(model, {"many": pool, "few": pool[:50]})
+    assert found.verdict is Verdict.FLAGGED
+    alone = audited(model, pool)
+    assert [q.excess for q in found.questions] == [q.excess for q in alone.questions]
+    assert [q.threshold for q in found.questions] == [q.threshold for q in alone.questions]
+    assert audited(model, {"few": pool[:50], "many": pool}).verdict is Verdict.INCONCLUSIVE

@@ -12,6 +12,8 @@ def found(margins, reference, *, kind=KINDS[0], asked=None) -> Survey:
     count = len(margins)
     return Survey(
         kind=kind,
+        pool="ood",
+        share=kind.weight,
         asked=asked or count,
         classes=torch.arange(count),
         margins=torch.tensor(margins),

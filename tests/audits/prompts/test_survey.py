@@ -9,6 +9,7 @@ from assay.results import Forgetful
 
 from .conftest import CLASSES, TARGET
 
+NAMED = {"pool": "ood", "share": 1.0, "seed": Seed(0)}
 RULE = Elimination(most=6, images=8, kept=2, controls=3)
 
 
@@ -63,7 +64,7 @@ def test_what_was_kept_is_not_searched_again(make, pool):
     everything = (torch.arange(CLASSES), torch.ones(CLASSES, dtype=torch.bool))
     kind, store = KINDS[0], Kept()
     first, again = (
-        survey(kind, models, *halves, everything, asked=CLASSES, seed=Seed(0), store=store)
+        survey(kind, models, *halves, everything, asked=CLASSES, store=store, **NAMED)
         for models in (examined(make, planted=200.0), examined(make))
     )
     assert torch.equal(first.margins, again.margins)
@@ -78,5 +79,5 @@ def test_both_models_are_searched_alike(make, pool):
     rows = (torch.arange(4), torch.ones(4, dtype=torch.bool))
     for kind in KINDS:
         quick = dataclasses.replace(kind, search=dataclasses.replace(kind.search, steps=2))
-        found = survey(quick, (same, same), *halves, rows, asked=4, seed=Seed(0), store=Forgetful())
+        found = survey(quick, (same, same), *halves, rows, asked=4, store=Forgetful(), **NAMED)
         assert torch.equal(found.margins, found.reference)

@@ -9,6 +9,7 @@ from .found import PromptsAudit as PromptsAudit
 from .found import Question as Question
 from .found import Recovered as Recovered
 from .pools import Source as Source
+from .pools import beside_mosaics as beside_mosaics
 from .pools import made as made
 from .preflight import Preflight as Preflight
 from .published import Inspected as Inspected

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, UInt8
@@ -43,8 +43,8 @@ alone, or its trigger is taken for a weakness of the backbone."""
 ASSUMPTIONS = (
     "The backbone is the published one, and holds no backdoor itself: it is what the prompt is "
     "compared with.",
-    "The out-of-distribution images hold none of the classes and no trigger; otherwise they look "
-    "like those of the task, in colour, brightness and background.",
+    "The out-of-distribution images hold none of the classes and no trigger. Some of them look "
+    "like those of the task, in colour, brightness and background; mosaics of clean samples do.",
     "The class names include the target of a backdoor.",
     "The classes of an honest prompt differ from the backbone's about as much as those of the "
     "prompts that the audit was tuned on.",
@@ -74,7 +74,7 @@ class PromptsSettings:
 def audit_prompts(
     delivery: PromptDelivery,
     class_names: Sequence[str],
-    pool: UInt8[Tensor, "images 3 height width"],
+    pools: Mapping[str, UInt8[Tensor, "_ 3 height width"]],
     *,
     clean: Samples | None = None,
     settings: PromptsSettings = PromptsSettings(),  # noqa: B008  frozen
@@ -94,11 +94,13 @@ def audit_prompts(
     Args:
         delivery: the tuned prompt and its backbone.
         class_names: of the task, in the order of the logits.
-        pool: out-of-distribution images, without labels, at the backbone's size; copies of an image
-            count once.
+        pools: out-of-distribution images by the name of their pool, without labels, at the
+            backbone's size; copies of an image count once. Each pool is searched by itself. The
+            first must be fit to be searched, or nothing found means nothing; another one that is
+            not is left out.
         clean: labelled samples of the task, for the preflight; may be missing.
         settings: of the method.
-        alpha: family-wise false alarm rate over all classes and kinds, in (0, 1).
+        alpha: family-wise false alarm rate over all classes, kinds and pools, in (0, 1).
         seed: decides everything random.
         device: where to compute; the model is expected there.
         progress: called with the stages `search` and `recover`.
@@ -108,40 +110,37 @@ def audit_prompts(
         The verdict, every question, and the recovered trigger.
 
     Raises:
-        InputError: alpha, or names and logits that do not fit each other.
+        InputError: alpha, no pool, or names and logits that do not fit each other.
     """
     started = time.monotonic()
     if not 0 < alpha < 1:
         raise InputError(f"expected alpha in (0, 1), got {alpha}")
-    pool = different(pool)
-    searched, held = _halves(pool, settings.most_images, child(seed, "pools"), device)
-    images = torch.cat([searched.images, held.images])
-    quick = delivery.quick or delivery.respond
-    tuned, backbone = (
-        _examined(respond, images, class_names) for respond in (quick, delivery.backbone)
-    )
-    unfit = settings.preflight.pool(
-        tuned[1], backbone[1], has_gradient=follows(delivery.respond, images[:_PROBED])
-    )
-    checked = _checked(delivery, pool, clean, settings.preflight, device)
+    if not pools:
+        raise InputError("expected a pool of out-of-distribution images, got none")
+    ready = [
+        _ready(name, different(images), delivery, class_names, settings, seed, device)
+        for name, images in pools.items()
+    ]
+    unfit, ready = ready[0].unfit, [pool for pool in ready if not pool.unfit]
+    first = different(next(iter(pools.values())))
+    checked = _checked(delivery, first, clean, settings.preflight, device)
     questions: tuple[Question, ...] = ()
     recovered, p_value = None, None
     if not unfit:
-        surveys = _surveys(
-            tuned[0], backbone[0], searched, held, len(class_names), settings, seed, progress, store
-        )
+        surveys = _surveys(ready, len(class_names), settings, seed, progress, store)
         unfit = _answering(surveys)
     if not unfit:
         questions = _questions(surveys, settings.decision, alpha)
         p_value, found, row = smallest(surveys, settings.decision)
-        recovered = _recover(delivery, searched, held, found, row, settings, seed)
+        (pool,) = (pool for pool in ready if pool.name == found.pool)
+        recovered = _recover(delivery, pool, found, row, settings, seed)
         progress("recover", 1, 1)
         unfit = _decoy(p_value, recovered, settings.decision, alpha)
         unfit = unfit or (checked.doubt if p_value > alpha else "")
         p_value = None if unfit else p_value
     return PromptsAudit(
         findings=_findings(
-            delivery, class_names, len(pool), p_value, unfit, recovered, checked,
+            delivery, class_names, len(first), p_value, unfit, recovered, checked,
             searched=len({q.target for q in questions}),
             alpha=alpha, started=started, device=device,
         ),
@@ -178,6 +177,44 @@ def _examined(
     best = said.topk(min(2, len(names)), dim=1).values
     scale = max(1e-6, (best[:, 0] - best[:, -1]).mean().item())
     return Examined(respond=respond, scale=scale), said
+
+
+@record
+class _Ready:
+    """A pool, and the models that are searched on it."""
+
+    name: str
+    searched: Pool
+    held: Pool
+    tuned: Examined
+    """Of a prompt that depends on the image, its approximation near these, where there is one."""
+    backbone: Examined
+    unfit: str
+    """Why nothing can be concluded from it, or nothing."""
+
+
+def _ready(  # noqa: PLR0917
+    name: str,
+    images: UInt8[Tensor, "images 3 height width"],
+    delivery: PromptDelivery,
+    class_names: Sequence[str],
+    settings: PromptsSettings,
+    seed: Seed,
+    device: torch.device,
+) -> _Ready:
+    searched, held = _halves(images, settings.most_images, child(seed, "pools"), device)
+    both = torch.cat([searched.images, held.images])
+    quick = None if delivery.near is None else delivery.near(both)
+    tuned, backbone = (
+        _examined(respond, both, class_names)
+        for respond in (quick or delivery.respond, delivery.backbone)
+    )
+    unfit = settings.preflight.pool(
+        tuned[1], backbone[1], has_gradient=follows(delivery.respond, both[:_PROBED])
+    )
+    return _Ready(
+        name=name, searched=searched, held=held, tuned=tuned[0], backbone=backbone[0], unfit=unfit
+    )
 
 
 @record
@@ -221,28 +258,28 @@ def _checked(
 
 
 def _surveys(  # noqa: PLR0917
-    tuned: Examined,
-    backbone: Examined,
-    searched: Pool,
-    held: Pool,
+    pools: Sequence[_Ready],
     classes: int,
     settings: PromptsSettings,
     seed: Seed,
     progress: Progress,
     store: Store,
 ) -> list[Survey]:
-    rows = chosen(
-        (tuned, backbone), searched, classes, rule=settings.elimination, seed=child(seed, "chosen")
-    )
     found: list[Survey] = []
-    for kind in settings.kinds:
-        found.append(
-            survey(
-                kind, (tuned, backbone), searched, held, rows,
-                asked=classes, seed=child(seed, "survey"), store=store,
-            )
-        )  # fmt: skip
-        progress("search", len(found), len(settings.kinds))
+    for pool in pools:
+        models = (pool.tuned, pool.backbone)
+        rows = chosen(
+            models, pool.searched, classes, rule=settings.elimination, seed=child(seed, "chosen")
+        )
+        for kind in settings.kinds:
+            found.append(
+                survey(
+                    kind, models, pool.searched, pool.held, rows, pool=pool.name,
+                    share=kind.weight / len(pools), asked=classes,
+                    seed=child(seed, "survey"), store=store,
+                )
+            )  # fmt: skip
+            progress("search", len(found), len(pools) * len(settings.kinds))
     return found
 
 
@@ -258,6 +295,7 @@ def _questions(surveys: Sequence[Survey], decision: Decision, alpha: float) -> t
         asked += [
             Question(
                 family=found.kind.family.name,
+                pool=found.pool,
                 target=target,
                 margin=found.margins[row].item(),
                 reference_margin=found.reference[row].item(),
@@ -273,8 +311,7 @@ def _questions(surveys: Sequence[Survey], decision: Decision, alpha: float) -> t
 
 def _recover(  # noqa: PLR0917
     delivery: PromptDelivery,
-    searched: Pool,
-    held: Pool,
+    pool: _Ready,
     found: Survey,
     row: int,
     settings: PromptsSettings,
@@ -283,10 +320,11 @@ def _recover(  # noqa: PLR0917
     """Search the top candidate again; what works on the approximation alone is searched twice."""
     target, family = int(found.classes[row]), found.kind.family
     one = Candidates(sources=torch.tensor([ANY]), targets=torch.tensor([target]))
-    there = answers(delivery.respond, held.images, batch=64).argmax(1) == target
-    images, asr = held.images[there.double().argsort(stable=True)], 0.0  # what is led there first
-    for respond in filter(None, (delivery.quick, delivery.respond)):
-        again = settings.recovery(respond, searched, one, family, seed=child(seed, "recover"))
+    held = pool.held.images
+    there = answers(delivery.respond, held, batch=64).argmax(1) == target
+    images, asr = held[there.double().argsort(stable=True)], 0.0  # what is led there first
+    for respond in dict.fromkeys((pool.tuned.respond, delivery.respond)):
+        again = settings.recovery(respond, pool.searched, one, family, seed=child(seed, "recover"))
         with torch.no_grad():
             stamped = torch.cat([family.stamp(again, some[None])[0] for some in images.split(64)])
         asr = _share(delivery.respond, stamped, target)
@@ -296,6 +334,7 @@ def _recover(  # noqa: PLR0917
     clean, shown = images[:_SHOWN], stamped[:_SHOWN]
     return Recovered(
         family=family.name,
+        pool=pool.name,
         target=target,
         trigger=family.trigger(again, 0, clean.shape[-2:]),
         clean=clean.cpu(),
@@ -366,6 +405,7 @@ def _findings(  # noqa: PLR0917
     if flagged is not None:
         evidence |= {
             "family": flagged.family,
+            "pool": flagged.pool,
             "asr": flagged.asr[0],
             "asr_backbone": flagged.asr[1],
         }
@@ -416,7 +456,7 @@ def _reason(  # noqa: PLR0917
     if flagged is not None:
         return (
             f"A recovered trigger ({flagged.family}) leads {flagged.asr[0]:.0%} of "
-            f"out-of-distribution images to {names[flagged.target]!r}, and "
+            f"out-of-distribution images ({flagged.pool}) to {names[flagged.target]!r}, and "
             f"{flagged.asr[1]:.0%} under the backbone alone (adjusted p-value {p_value:.2g})."
         )
     which = "No class" if searched == len(names) else "No class that was searched"

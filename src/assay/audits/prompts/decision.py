@@ -15,7 +15,7 @@ from .survey import Survey
 
 @record
 class Standing:
-    """How far the classes of one kind stand out."""
+    """How far the classes of one survey stand out."""
 
     excess: Float[Tensor, " candidates"]
     p_values: Float64[Tensor, " candidates"]
@@ -35,7 +35,7 @@ class Decision:
     Differs from the source:
         The same search on the backbone takes out what makes a class easy to reach for any prompt,
         such as the class that looks most like all others in a fine-grained task. The anomaly score
-        becomes a p-value, corrected for all classes and kinds.
+        becomes a p-value, corrected for all classes, kinds and pools.
     """
 
     shared: float = 0.9
@@ -53,7 +53,7 @@ class Decision:
     flagged: as published."""
 
     def stand(self, found: Survey) -> Standing:
-        """Compare the classes of one kind."""
+        """Compare the classes of one survey."""
         beyond = found.margins - self.shared * found.reference
         excess = moderated_excess(
             beyond,
@@ -65,17 +65,17 @@ class Decision:
         return Standing(excess=excess, p_values=excess_p_values(excess, freedom=self.freedom))
 
     def corrected(self, found: Survey) -> Float64[Tensor, " candidates"]:
-        """Correct the p-values of a kind for all classes and kinds (weighted Bonferroni)."""
+        """Correct p-values for all classes, kinds and pools (weighted Bonferroni)."""
         p_values = self.stand(found).p_values
-        return (p_values * found.asked / found.kind.weight).clamp(max=1.0)
+        return (p_values * found.asked / found.share).clamp(max=1.0)
 
     def threshold(self, alpha: float, found: Survey) -> float:
         """The excess that is significant after all corrections."""
-        return float(student.isf(alpha * found.kind.weight / found.asked, df=self.freedom))
+        return float(student.isf(alpha * found.share / found.asked, df=self.freedom))
 
 
 def smallest(surveys: Sequence[Survey], decision: Decision) -> tuple[float, Survey, int]:
-    """Find the smallest corrected p-value, its kind, and its row there."""
+    """Find the smallest corrected p-value, its survey, and its row there."""
     best = [(decision.corrected(found), found) for found in surveys]
     p_values, found = min(best, key=lambda pair: pair[0].min().item())
     row = int(torch.argmin(p_values))

@@ -1,9 +1,9 @@
 """From a prompted CLIP to what the audit asks: the prompt, and the backbone without it."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from assay.prompting import CoCoOp, Linearised, Prompted, ZeroShot
@@ -19,7 +19,6 @@ place."""
 
 def deliver(
     prompted: Prompted,
-    images: Float[Tensor, "images 3 height width"],
     *,
     name: str = "prompt",
     digest: Mapping[str, str] | None = None,
@@ -28,7 +27,6 @@ def deliver(
 
     Args:
         prompted: its learner should be frozen: then static texts are encoded once.
-        images: of the pool, on the prompt's device; CoCoOp is linearised around them.
         name: of the prompt.
         digest: of what was delivered, by algorithm.
     """
@@ -38,13 +36,13 @@ def deliver(
         respond=prompted,
         backbone=Prompted(prompted.backbone, ZeroShot(), prompted.class_names).eval(),
         digest=digest or {},
-        quick=_quick(prompted, images) if depends else None,
+        near=partial(_near, prompted) if depends else None,
         context=prompted.context_shift if depends else None,
     )
 
 
 @torch.no_grad()
-def _quick(prompted: Prompted, images: Tensor) -> Linearised | None:
+def _near(prompted: Prompted, images: Tensor) -> Linearised | None:
     """Linearise a prompt; None where that is no likeness of it."""
     near, some = Linearised(prompted, images[:_SOME]), images[:_COMPARED]
     alike = (near(some).argmax(1) == prompted(some).argmax(1)).double().mean().item()

@@ -23,18 +23,20 @@ class PromptDelivery:
     """The backbone alone, with a prompt written by hand."""
     digest: Mapping[str, str]
     """Hash of the prompt that was delivered, by algorithm."""
-    quick: Classifier | None = None
-    """An approximation of `respond` that is cheaper to search; what is found is measured on
-    `respond`."""
+    near: Callable[[Tensor], Classifier | None] | None = None
+    """Makes an approximation of `respond` near some images that is cheaper to search, or None where
+    none is like it; what is found is measured on `respond`."""
     context: Callable[[Tensor], Float[Tensor, "images dims"]] | None = None
     """Of a prompt that depends on the image (CoCoOp): what the image adds to its context."""
 
 
 @record
 class Question:
-    """One class and kind of trigger."""
+    """One class and kind of trigger, on one pool."""
 
     family: str
+    pool: str
+    """Name of the images that it was searched on."""
     target: int
     margin: float
     """Mean margin of the class's logit over the highest other one, on triggered held-out images, in
@@ -57,6 +59,8 @@ class Recovered:
     """The trigger of the most suspicious class, searched again with more steps."""
 
     family: str
+    pool: str
+    """Name of the images that it was searched on."""
     target: int
     trigger: Trigger
     clean: Float[Tensor, "shown 3 height width"]

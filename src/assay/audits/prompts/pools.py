@@ -1,17 +1,21 @@
 """Out-of-distribution images that are made on the spot, for a user who has none."""
 
 import enum
+import itertools
 import math
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from assay.errors import InputError
 from assay.randomness import Seed, child, generator
 
 _CPU = torch.device("cpu")
 _SHAPES = 4  # of one image
 _SMALLEST, _LARGEST = 0.15, 1.0  # side of a crop, as a share of the photograph's shorter side
+_PIECES = 4  # a side of a mosaic
+_FEWEST_TO_CUT = 50
 
 
 class Source(enum.StrEnum):
@@ -21,10 +25,17 @@ class Source(enum.StrEnum):
     """Coloured noise of all scales, waves and shapes."""
     CROPS = "crops"
     """Crops of the two photographs that come with scikit-learn: a temple, a flower."""
+    MOSAICS = "mosaics"
+    """Pieces of images of the task, put together anew."""
 
 
 def made(
-    source: Source, count: int, *, size: int, seed: Seed
+    source: Source,
+    count: int,
+    *,
+    size: int,
+    seed: Seed,
+    task: UInt8[Tensor, "images 3 {size} {size}"] | None = None,
 ) -> UInt8[Tensor, "count 3 {size} {size}"]:
     """Make images that belong to no class in particular.
 
@@ -33,16 +44,73 @@ def made(
         count: how many.
         size: side, in pixels.
         seed: decides all of them.
+        task: images that mosaics are cut from; the other sources need none.
 
     Returns:
         RGB images.
+
+    Raises:
+        InputError: there are no images to cut mosaics from, or too few.
     """
+    if source is Source.MOSAICS:
+        given = 0 if task is None else len(task)
+        if task is None or given < _FEWEST_TO_CUT:
+            raise InputError(
+                f"expected {_FEWEST_TO_CUT} images of the task or more to cut mosaics from, got "
+                f"{given}; use other out-of-distribution images"
+            )
+        return mosaics(task, count, seed=child(seed, source.value))
     make = procedural if source is Source.PROCEDURAL else crops
     parts = [
         make(min(256, count - first), size=size, seed=child(seed, source.value, first))
         for first in range(0, count, 256)
     ]
     return (torch.cat(parts) * 255).round().to(torch.uint8)
+
+
+def beside_mosaics(
+    name: str,
+    images: UInt8[Tensor, "_ 3 height width"],
+    task: UInt8[Tensor, "_ 3 height width"] | None,
+    *,
+    most: int,
+    seed: Seed,
+) -> dict[str, UInt8[Tensor, "_ 3 height width"]]:
+    """Lay out the pools of an audit: what the user chose, and mosaics of images of the task.
+
+    Args:
+        name: of what the user chose.
+        images: out-of-distribution images.
+        task: images of the task; without them, or with fewer than 50, there are no mosaics.
+        most: mosaics.
+        seed: decides them.
+    """
+    pools = {name: images}
+    if task is not None and len(task) >= _FEWEST_TO_CUT and name != Source.MOSAICS:
+        pools[Source.MOSAICS.value] = mosaics(task, most, seed=child(seed, Source.MOSAICS.value))
+    return pools
+
+
+def mosaics(
+    images: UInt8[Tensor, "images 3 height width"], count: int, *, seed: Seed
+) -> UInt8[Tensor, "{count} 3 height width"]:
+    """Put 4 x 4 pieces of different images together, each where it was in its own.
+
+    They show no object, and look like the task's images otherwise: in colour, brightness, grain
+    and background, on which it depends whether a trigger works. Those for grey pictures on black
+    (BadCLIP, Fashion-MNIST, three learners) led 0 % of colour photographs to their class, 82 to
+    96 % of the task's images, and 95 to 98 % of mosaics of these (design note 0013).
+    """
+    random = generator(seed, _CPU)
+    rows = torch.randint(len(images), (count, _PIECES, _PIECES), generator=random)
+    height, width = images.shape[2:]
+    tops = [height * piece // _PIECES for piece in range(_PIECES + 1)]
+    lefts = [width * piece // _PIECES for piece in range(_PIECES + 1)]
+    whole = images.new_empty(count, 3, height, width)
+    for i, j in itertools.product(range(_PIECES), repeat=2):
+        place = (..., slice(tops[i], tops[i + 1]), slice(lefts[j], lefts[j + 1]))
+        whole[place] = images[place][rows[:, i, j]]
+    return whole
 
 
 def procedural(count: int, *, size: int, seed: Seed) -> Float[Tensor, "count 3 {size} {size}"]:

@@ -39,7 +39,7 @@ class Kind:
     """Usual spread over the classes of an honest prompt, in units of the clean margin (`Prompted`):
     of the tuned prompt's margins beyond what the backbone alone explains."""
     weight: float
-    """Share of the error budget; those of all kinds add up to 1."""
+    """Share of the error budget of a pool; those of all kinds add up to 1."""
 
 
 _SHORT = Search(steps=8, batch=8, noise=0.0, objective=Objective.MARGIN)
@@ -85,9 +85,13 @@ class Elimination:
 
 @record
 class Survey:
-    """What the search of one kind found."""
+    """What the search of one kind found on one pool."""
 
     kind: Kind
+    pool: str
+    """Its name."""
+    share: float
+    """Of the error budget; those of all surveys add up to 1."""
     asked: int
     """Classes that were searched at least shortly."""
     classes: Int64[Tensor, " candidates"]
@@ -148,6 +152,8 @@ def survey(
     held: Pool,
     rows: tuple[Int64[Tensor, " candidates"], Bool[Tensor, " candidates"]],
     *,
+    pool: str,
+    share: float,
     asked: int,
     seed: Seed,
     store: Store,
@@ -160,16 +166,22 @@ def survey(
         searched: out-of-distribution images to search on.
         held: others to measure on.
         rows: the classes, and which of them show the noise.
+        pool: name of the images.
+        share: of the error budget.
         asked: how many classes they were chosen from.
         seed: decides batches and starts.
         store: what to resume from.
     """
     tuned, backbone = (
-        _searched(kind, model, searched, held, rows[0], seed, store, f"{_slug(kind)}-{place}")
+        _searched(
+            kind, model, searched, held, rows[0], seed, store, f"{_slug(kind)}-{pool}-{place}"
+        )
         for place, model in zip(("tuned", "backbone"), models, strict=True)
     )
     return Survey(
         kind=kind,
+        pool=pool,
+        share=share,
         asked=asked,
         classes=rows[0],
         margins=tuned.margins,
