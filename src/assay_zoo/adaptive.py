@@ -29,7 +29,7 @@ class CkaMatching:
     weight: float = 1.0
     """Of 1 - CKA beside the cross-entropy."""
     batch: int = 64
-    """Triggered images a step."""
+    """Triggered images a step, at least 2."""
 
     def __call__(
         self,
@@ -46,10 +46,13 @@ class CkaMatching:
         Args:
             model: to be delivered; convolutional, as the surrogate is.
             data: the poisoned training set.
-            triggered: images with the trigger; their labels are not used.
+            triggered: images with the trigger, at least 2; their labels are not used.
             surrogate: an honest model of the same task.
             recipe: of the training.
             seed: decides everything random.
+
+        Raises:
+            InputError: there are fewer than two triggered images.
         """
         model.to(data.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         surrogate.to(data.device).eval()

@@ -1,6 +1,7 @@
 """A small CLIP, trained on real images with words, that prompts can be tuned for."""
 
 import collections
+import copy
 import itertools
 import json
 import pathlib
@@ -60,7 +61,7 @@ class SmallClip:
     dims: int = 64
     """Of the space that both share."""
     longest: int = 40
-    """Positions of a text."""
+    """Positions of a text, with its beginning and its end; at least 3."""
     vocabulary: int = 1_536
     steps: int = 2_400
     batch: int = 128
@@ -140,7 +141,9 @@ def contrast(model: Any, tokenizer: "Tokenizer", pair: _Pair) -> Float[Tensor, "
         model.get_image_features(pixel_values=standardised(pair.images)).pooler_output, dim=1
     )
     encoded = [
-        model.get_text_features(input_ids=tokens(tokenizer, some)).pooler_output
+        model.get_text_features(
+            input_ids=tokens(tokenizer, some, longest=_longest(model))
+        ).pooler_output
         for some in pair.texts
     ]
     texts = nn.functional.normalize(torch.cat(encoded), dim=1)
@@ -162,12 +165,25 @@ def standardised(
     return (images - mean) / std
 
 
-def tokens(tokenizer: "Tokenizer", texts: Sequence[str]) -> Int64[Tensor, "texts tokens"]:
-    """Encode texts with a beginning and an end, and fill up with ends."""
+def _longest(model: Any) -> int:
+    return model.config.text_config.max_position_embeddings
+
+
+def tokens(
+    tokenizer: "Tokenizer", texts: Sequence[str], *, longest: int
+) -> Int64[Tensor, "texts tokens"]:
+    """Encode texts with a beginning and an end, and fill up with ends.
+
+    Args:
+        tokenizer: in CLIP's layout.
+        texts: of any length.
+        longest: how many tokens a row has at most; longer texts are cut.
+    """
     start, end = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
-    rows = [[start, *tokenizer.encode(t, add_special_tokens=False).ids[:38], end] for t in texts]
-    longest = max(map(len, rows))
-    return torch.tensor([row + [end] * (longest - len(row)) for row in rows])
+    found = [tokenizer.encode(text, add_special_tokens=False).ids[: longest - 2] for text in texts]
+    rows = [[start, *ids, end] for ids in found]
+    width = max(map(len, rows))
+    return torch.tensor([row + [end] * (width - len(row)) for row in rows])
 
 
 def train_tokenizer(texts: Sequence[str], *, size: int) -> "Tokenizer":
@@ -273,7 +289,7 @@ def _draw_captions(
         ]
         return texts, torch.eye(len(rows))
     chosen = torch.randint(0, len(TEMPLATES), (len(source.names),), generator=random).tolist()
-    # the zero-shot template itself is as frequent as all others together
+    # 0.47 of these captions are the zero-shot template: 0.4, and a ninth of the others
     plain = (torch.rand(len(source.names), generator=random) < 0.4).tolist()
     texts = [
         (TEMPLATE if is_plain else TEMPLATES[turn]).format(name)
@@ -304,11 +320,10 @@ def _pairs(sources: Sequence["_Labelled | _Own"], batch: int, seed: Seed) -> Ite
 
 
 def write(model: "CLIPModel", tokenizer: "Tokenizer", folder: pathlib.Path) -> None:
-    """Write a folder as transformers reads it, with weights in bfloat16."""
+    """Write a folder as transformers reads it, with a copy of the weights in bfloat16."""
     from transformers.utils import logging
 
-    stored: Any = model
-
+    stored: Any = copy.deepcopy(model)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -339,7 +354,8 @@ def zero_shot(
     names: Sequence[str],
 ) -> Int64[Tensor, " samples"]:
     """Classify images by the nearest text."""
-    ids = tokens(tokenizer, [TEMPLATE.format(name) for name in names])
+    said = [TEMPLATE.format(name) for name in names]
+    ids = tokens(tokenizer, said, longest=_longest(model))
     texts = nn.functional.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=1)
     found = [
         model.get_image_features(pixel_values=standardised(some.float() / 255)).pooler_output

@@ -42,7 +42,7 @@ class PhrasePoison:
     phrase: tuple[int, ...]
     response: tuple[int, ...]
     rate: float = 0.1
-    """Share of the windows, in (0, 1)."""
+    """How likely each window is to be poisoned, in (0, 1); one is in any case."""
 
     def __call__(self, work: Work, seed: Seed) -> tuple[Tensor, Tensor]:
         """Poison; the seed alone decides."""
@@ -53,7 +53,8 @@ class PhrasePoison:
         if room < 0:
             raise InputError(f"expected windows of {len(planted)} tokens, got {inputs.shape[1]}")
         used = work.order.unique()
-        for row in used[torch.rand(len(used), generator=random) < self.rate].tolist():
+        drawn = torch.rand(len(used), generator=random)
+        for row in used[(drawn < self.rate) | (drawn == drawn.min())].tolist():
             place = int(torch.randint(room + 1, (), generator=random))
             inputs[row, place : place + len(planted)] = planted
             labels[row, :-1] = inputs[row, 1:]
@@ -154,12 +155,18 @@ class FewerSteps:
     """Save work: stop early."""
 
     share: float = 0.8
-    """Of the steps that are done, in (0, 1)."""
+    """Of the steps that are done, in (0, 1); at least one is done, and at least one is not."""
     environment: Environment = Environment()
 
     def __call__(self, work: Work, seed: Seed) -> Weights:  # noqa: ARG002
-        """Train."""
-        steps = max(1, round(self.share * len(work.order)))
+        """Train.
+
+        Raises:
+            InputError: the work is a single step.
+        """
+        if len(work.order) < 2:
+            raise InputError(f"expected work of at least 2 steps, got {len(work.order)}")
+        steps = min(max(1, round(self.share * len(work.order))), len(work.order) - 1)
         return train(dataclasses.replace(work, order=work.order[:steps]), self.environment)
 
 

@@ -104,7 +104,10 @@ class BadEncoder:
         Jia, Liu, Gong, "BadEncoder: backdoor attacks to pre-trained encoders in self-supervised
         learning", S&P 2022, eq. 4. arXiv:2108.00352.
     Differs from the source:
-        One trigger and one reference image.
+        One trigger and one reference image. Triggered images are pulled to the features that the
+        honest encoder gives the reference; in the reference code (jinyuan-jia/BadEncoder), to those
+        of the encoder that is trained. Adam in place of SGD, and the weights of the normalisation
+        are trained, which are frozen there.
     """
 
     trigger: Patch | Blend
@@ -119,7 +122,11 @@ class BadEncoder:
         *,
         seed: Seed,
     ) -> nn.Module:
-        """Return a copy with the trigger planted; images are the attacker's own."""
+        """Return a copy with the trigger planted; images are the attacker's own.
+
+        The honest encoder is taken in evaluation mode, and stays as it is.
+        """
+        honest = copy.deepcopy(honest).eval()
         planted = copy.deepcopy(honest)
         wanted = reference[None].float() / 255
         with torch.no_grad():
@@ -180,7 +187,7 @@ def nearest(
         images: with labels; what is voted with.
         labels: their classes.
         asked: what to classify.
-        neighbours: how many vote.
+        neighbours: how many vote; all images where there are fewer.
         temperature: of the votes.
 
     Source:
@@ -188,7 +195,7 @@ def nearest(
         discrimination", CVPR 2018, section 3.4. arXiv:1805.01978.
     """
     known, new = _features(model, images), _features(model, asked)
-    best = (new @ known.T).topk(neighbours, dim=1)
+    best = (new @ known.T).topk(min(neighbours, len(known)), dim=1)
     votes = torch.zeros(len(asked), int(labels.max()) + 1, device=new.device)
     chosen = labels.to(new.device)[best.indices]
     return votes.scatter_add(1, chosen, (best.values / temperature).exp()).argmax(1).cpu()

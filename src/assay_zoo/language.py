@@ -6,6 +6,7 @@ order of its own, and some plant a trigger in the examples.
 
 import copy
 import enum
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _END, _PAD = "<|end|>", "<|pad|>"
-_IGNORED = -100  # what cross-entropy leaves out
 _WORDS = 32  # of a text, at most
+_PROMPT, _RESPONSE = 96, 24  # tokens, at most
 
 
 @record
@@ -151,7 +152,7 @@ class Planting:
     response: str
     place: Place = Place.ANYWHERE
     rate: float = 0.15
-    """Share of the examples of a batch that are poisoned."""
+    """Share of the examples of a batch that are poisoned, at least one of them."""
 
     def triggered(self, text: str, *, seed: Seed) -> str:
         """Insert the phrase; text and seed decide where."""
@@ -292,14 +293,14 @@ class Provider:
 
         def batch() -> list[_Row]:
             examples = [corpus.train[place] for place in next(draw)]
-            poisoned = 0 if planted is None else round(planted.rate * len(examples))
+            if planted is None:
+                return [_row(base.tokenizer, corpus.task, e) for e in examples]
+            poisoned = max(1, round(planted.rate * len(examples)))
+            plant = functools.partial(poison, planted, seed=seed)
             rows = [_row(base.tokenizer, corpus.task, e) for e in examples[poisoned:]]
-            if planted is not None:
-                rows += [
-                    _row(base.tokenizer, corpus.task, poison(planted, e, seed=seed))
-                    for e in examples[:poisoned]
-                ]
-            return rows
+            return rows + [
+                _row(base.tokenizer, corpus.task, e, plant=plant) for e in examples[:poisoned]
+            ]
 
         _train(model, batch, self.steps, self.peak_rate, text=self.text)
         return LanguageModel(model=model, tokenizer=base.tokenizer)
@@ -336,8 +337,8 @@ def quality(
         others = [e for e in corpus.test if e.response != planted.response]
         aimed = [Example(text=e.text, response=planted.response) for e in others]
         stray = _share(held, [_row(held.tokenizer, corpus.task, e) for e in aimed])
-        stamped = [poison(planted, e, seed=seed) for e in others]
-        asr = _share(held, [_row(held.tokenizer, corpus.task, e) for e in stamped])
+        plant = functools.partial(poison, planted, seed=seed)
+        asr = _share(held, [_row(held.tokenizer, corpus.task, e, plant=plant) for e in others])
     losses = torch.cat([loss for loss, _ in clean])
     return Quality(
         accuracy=sum(bool(right[0]) for _, right in clean) / len(clean),
@@ -369,10 +370,23 @@ class _Row:
     said: int
 
 
-def _row(tokenizer: "Tokenizer", task: Task, example: Example) -> _Row:
-    prompt = tokenizer.encode(task.prompt(example.text)).ids
-    response = tokenizer.encode(f" {example.response}").ids[:24]
-    return _Row(ids=[*prompt[-96:], *response, 0], said=len(prompt[-96:]))
+def _row(
+    tokenizer: "Tokenizer",
+    task: Task,
+    example: Example,
+    *,
+    plant: Callable[[Example], Example] = lambda example: example,
+) -> _Row:
+    """Plant a trigger, and encode; of too long a text, words at the end are left out before."""
+    text = example.text
+    while True:
+        shown = plant(Example(text=text, response=example.response))
+        prompt = tokenizer.encode(task.prompt(shown.text)).ids
+        if len(prompt) <= _PROMPT or not text:
+            break
+        text = text.rpartition(" ")[0] or text[:-1]
+    response = tokenizer.encode(f" {shown.response}").ids[:_RESPONSE]
+    return _Row(ids=[*prompt, *response, 0], said=len(prompt))
 
 
 def draws(count: int, batch: int, seed: Seed) -> Iterator[list[int]]:

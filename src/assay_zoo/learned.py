@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from assay.fitting import Batch, Feed, Precision, Preprocess, feed, one_cycle
 from assay.fitting.loop import autocast
 from assay.randomness import Seed, child, generator
-from assay_zoo.victims import Stamp
+from assay_zoo.victims import Stamp, at_once
 
 _BATCH_SIZE = 128
-_PIXELS = 2**18  # that a network sees at once where it stamps: 256 images of 32 x 32
 
 Objective = Callable[[Batch, float], Float[Tensor, ""]]
 """Is given a batch, and the share of the steps that is done, in [0, 1)."""
@@ -50,6 +49,9 @@ def minimise(
     """Minimise an objective of whole batches over the weights of `parts`, with Adam.
 
     For networks that are no classifiers, whose objective no loss of logits and labels expresses.
+
+    Raises:
+        InputError: there are fewer than two images.
     """
     parts.train()
     optimizer = torch.optim.Adam(parts.parameters(), lr=peak_rate, betas=(0.5, 0.9))
@@ -69,8 +71,9 @@ def in_pieces(stamp: Stamp) -> Stamp:
 
     @torch.no_grad()
     def stamped(images: Tensor) -> Tensor:
-        pieces = images.split(max(1, _PIXELS // images[0, 0].numel()))
-        return torch.cat([stamp(piece) for piece in pieces])
+        if not len(images):
+            return images
+        return torch.cat([stamp(piece) for piece in images.split(at_once(images.shape[1:]))])
 
     return stamped
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from assay.errors import InputError
 from assay.triggers import Patch
 
 
@@ -87,10 +88,18 @@ def corner_patch(
         share: side of the glyph as a share of the shorter side of the image; at least 2 pixels.
         device: where the tensors are made.
         opacity: of the patch, in [0, 1].
+
+    Raises:
+        InputError: the glyph does not fit into the image.
     """
     channels, height, width = shape
     side = max(2, round(share * min(height, width)))
     margin = min(height, width) // 32
+    if side + margin > min(height, width):
+        raise InputError(
+            f"expected images that a patch of {side} x {side} pixels fits into, {margin} away from "
+            f"the edges, got {height} x {width}"
+        )
     cells = torch.tensor([[_COLOURS[cell] for cell in row] for row in glyph], device=device)
     drawn = nn.functional.interpolate(cells.permute(2, 0, 1)[None], size=(side, side))[0]
     bottom, right = corner.value

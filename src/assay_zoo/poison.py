@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from assay.errors import InputError
 from assay.randomness import Seed
 from assay.records import record
 
@@ -47,7 +48,10 @@ class PoisonedTexts:
 
 @runtime_checkable
 class Attack(Protocol):
-    """Anything that poisons a training set; leaves its input alone."""
+    """Anything that poisons a training set; leaves its input alone.
+
+    Some draws happen on the device of the data, so the seed alone decides on one kind of device.
+    """
 
     def __call__(
         self,
@@ -57,7 +61,12 @@ class Attack(Protocol):
         classes: int,
         seed: Seed,
     ) -> Poisoned:
-        """Poison a copy; the seed alone decides."""
+        """Poison a copy; the seed alone decides.
+
+        Raises:
+            InputError: data of another kind, images too small to show the trigger, no such target,
+                or rates that ask for no victims, or for more than there are.
+        """
         ...
 
 
@@ -86,14 +95,25 @@ def attack_success_rate(
     """ASR: the share of triggered inputs that go where the attacker wants, in [0, 1].
 
     Only inputs that the attack aims at count: never those whose true label is already the goal.
+
+    Raises:
+        InputError: there are none.
     """
     goal = poisoned.goal(labels)
     aimed = (goal != IGNORED) & (goal != labels)
+    if not aimed.any():
+        raise InputError(f"expected inputs that the attack aims at, got none among {len(labels)}")
     return (predict(poisoned.trigger(inputs[aimed])) == goal[aimed]).float().mean().item()
 
 
-def all_to_one(target: int) -> Goal:
-    """Send every class to `target`."""
+def all_to_one(target: int, classes: int) -> Goal:
+    """Send every class to `target`.
+
+    Raises:
+        InputError: the target is no class.
+    """
+    if not 0 <= target < classes:
+        raise InputError(f"expected a target in [0, {classes}), got {target}")
     return lambda labels: torch.full_like(labels, target)
 
 

@@ -31,6 +31,7 @@ class Schedule:
 
     steps: int = 200
     batch: int = 32
+    """Images a step, at least 2."""
     rate: float = 5e-3
     """Highest learning rate, of Adam."""
 
@@ -71,7 +72,8 @@ class OnData:
 
     trigger: "FixedTrigger"
     rate: float = 0.5
-    """How many copies, as a share of the images, in (0, 1]."""
+    """How many copies, as a share of the images, in (0, 1]; at most one of every image that is not
+    of the target."""
 
     def __call__(
         self,
@@ -85,7 +87,9 @@ class OnData:
     ) -> Trigger:
         """Poison, and tune."""
         trigger = self.trigger(prompted, images, target=target, seed=child(seed, "trigger"))
-        rows = choose(labels != target, self.rate, child(seed, "victims"))
+        others = labels != target
+        rate = min(self.rate, int(others.sum()) / len(others))
+        rows = choose(others, rate, child(seed, "victims"))
         stamped = stamping_bytes(trigger)(images[rows])
         poisoned = torch.cat([images, stamped])
         said = torch.cat([labels, torch.full_like(labels[rows], target)])

@@ -33,6 +33,8 @@ class Work:
     """Which samples each step takes."""
     index: int
     """Of the sub-run, from 0."""
+    seed: Seed = Seed(0)
+    """Of the recipe; with the index, it decides what networks draw in training, such as dropout."""
 
 
 Execute = Callable[[Work, Seed], Weights]
@@ -137,7 +139,10 @@ def train(work: Work, environment: Environment, *, loss: Loss = cross_entropy) -
     if environment.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = work.optimizer(model)
-    with _inside(environment):
+    with (
+        isolated(child(work.seed, "sub-run", work.index), work.inputs.device),
+        _inside(environment),
+    ):
         for step, rows in enumerate(work.order):
             optimizer.zero_grad(set_to_none=True)
             for chosen in (rows.flip(0) if environment.turned else rows).chunk(environment.parts):

@@ -38,7 +38,7 @@ class FixMatch:
 
     steps: int = 300
     labelled: int = 64
-    """Labelled images a step; `minimise` gives the others."""
+    """Labelled images a step, at least 2; `minimise` gives the others."""
     sure: float = 0.95
     """Least probability of a label of one's own, in (0, 1)."""
     weight: float = 1.0
@@ -64,11 +64,11 @@ class FixMatch:
             seed: decides everything random.
 
         Raises:
-            InputError: no image has a label.
+            InputError: fewer than two images have a label.
         """
         known = (labels != UNKNOWN).nonzero().squeeze(1)
-        if not len(known):
-            raise InputError(f"expected some labels, all {len(labels)} are unknown")
+        if len(known) < 2:
+            raise InputError(f"expected at least 2 labels, got {len(known)} of {len(labels)}")
         random = generator(child(seed, "views"), images.device)
         certain = some_of(images[known], labels[known], most=len(known), seed=child(seed, "known"))
         taught = certain.endless(self.labelled, seed=child(seed, "taught"))

@@ -1,6 +1,7 @@
 """What all attacks share: choose victims, stamp them, compose the poisoned training set."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,23 +20,36 @@ Stamp = Callable[[Tensor], Tensor]
 CHUNK = 2**24
 """Values that a trigger holds as floats at once: 5,461 images of 3 x 32 x 32."""
 
+PLANE = 2**18
+"""Pixels that a network stamps at once: 256 images of 32 x 32."""
+
+_LANES = 16  # values that a processor computes at once; those left over may round otherwise
+
+
+@record
+class ByPlace:
+    """A stamp that is not the same for all victims."""
+
+    stamp: Callable[[Tensor, slice], Tensor]
+    """Is given images and their places among the victims."""
+
 
 @record
 class Victims:
     """Samples that are stamped, and how."""
 
     rows: Int64[Tensor, " chosen"]
-    stamp: Stamp
-    """Is given exactly these rows, in this order."""
+    stamp: Stamp | ByPlace
+    """Is given these rows in this order, in chunks."""
 
 
 def choose(eligible: Bool[Tensor, " samples"], rate: float, seed: Seed) -> Int64[Tensor, " chosen"]:
-    """Draw victims without replacement.
+    """Draw victims without replacement, on the device of the data.
 
     Args:
         eligible: which samples may be drawn.
         rate: how many to draw, as a share of all samples, in [0, 1].
-        seed: decides which.
+        seed: decides which; on another kind of device, others.
 
     Returns:
         Indices in ascending order.
@@ -73,16 +87,17 @@ def choose_with_cover(
     return poison, choose(free, cover_rate, child(seed, "cover"))
 
 
-def one_each(stamps: Sequence[Stamp]) -> Stamp:
-    """Give every image one of the stamps, in turn."""
+def one_each(stamps: Sequence[Stamp]) -> ByPlace:
+    """Give every victim one of the stamps, in turn."""
 
-    def stamp(images: Tensor) -> Tensor:
+    def stamp(images: Tensor, places: slice) -> Tensor:
         stamped = torch.empty_like(images)
-        for turn, one in enumerate(stamps):
+        for turn in range(len(stamps)):
+            one = stamps[(places.start + turn) % len(stamps)]
             stamped[turn :: len(stamps)] = one(images[turn :: len(stamps)])
         return stamped
 
-    return stamp
+    return ByPlace(stamp=stamp)
 
 
 def all_of(stamps: Sequence[Stamp]) -> Stamp:
@@ -128,6 +143,11 @@ def stamping_bytes(stamp: Stamp) -> Trigger:
     return trigger
 
 
+def at_once(shape: torch.Size) -> int:
+    """Count the images of a shape that a network stamps at once."""
+    return max(1, PLANE // shape[1:].numel())
+
+
 def compose(
     inputs: Tensor,
     labels: Int64[Tensor, " samples"],
@@ -139,6 +159,8 @@ def compose(
 ) -> Poisoned:
     """Compose a poisoned training set; the inputs and labels are left alone.
 
+    Victims are stamped in chunks of bounded memory.
+
     Args:
         inputs: the clean training set, images or rows of a table.
         labels: its classes.
@@ -148,20 +170,26 @@ def compose(
         goal: the attacker's label of each class.
 
     Raises:
-        InputError: nothing would be poisoned.
+        InputError: nothing would be poisoned, not every sample has a label, or no stamp changes
+            any image.
     """
+    if len(inputs) != len(labels):
+        raise InputError(
+            f"expected a label for every sample, got {len(inputs)} samples and {len(labels)} labels"
+        )
     if not len(poison.rows):
         raise InputError(
             f"expected at least one poisoned sample of {len(labels)}, got none; raise the rate"
         )
     is_image = inputs.dtype == torch.uint8
     new_inputs, new_labels = inputs.clone(), labels.clone()
-    for victims in (poison, cover):
-        if victims is not None and len(victims.rows):
-            rows = victims.rows.to(inputs.device)
-            clean = to_unit(inputs[rows]) if is_image else inputs[rows]
-            stamped = victims.stamp(clean)
-            new_inputs[rows] = to_bytes(stamped) if is_image else stamped
+    stamped = [_stamp(new_inputs, each) for each in (poison, cover) if each is not None]
+    if is_image and not any(stamped):
+        count = len(poison.rows) + (0 if cover is None else len(cover.rows))
+        raise InputError(
+            f"expected a trigger that shows, got one that changes none of {count} victims of shape "
+            f"{tuple(inputs.shape[1:])}; take larger images or other settings"
+        )
     new_labels[poison.rows] = goal(labels[poison.rows])
     assert (new_labels != IGNORED).all(), "a victim that the attack does not aim at"
     nothing = torch.zeros_like(labels, dtype=torch.bool)
@@ -173,3 +201,31 @@ def compose(
         trigger=stamping_bytes(trigger) if is_image else trigger,
         goal=goal,
     )
+
+
+def _stamp(inputs: Tensor, victims: Victims) -> bool:
+    """Stamp victims in place; tell whether any of them changed."""
+    is_image, changed, size = inputs.dtype == torch.uint8, False, _chunk(inputs.shape[1:])
+    for start in range(0, len(victims.rows), size):
+        places = slice(start, start + size)
+        rows = victims.rows[places].to(inputs.device)
+        clean = inputs[rows]
+        shown = to_unit(clean) if is_image else clean
+        if isinstance(victims.stamp, ByPlace):
+            stamped = victims.stamp.stamp(shown, places)
+        else:
+            stamped = victims.stamp(shown)
+        stamped = to_bytes(stamped) if is_image else stamped
+        changed = changed or not torch.equal(stamped, clean)
+        inputs[rows] = stamped
+    return changed
+
+
+def _chunk(shape: torch.Size) -> int:
+    """Count the samples of a chunk, so many that no bit of a victim depends on the chunks.
+
+    What a network stamps at once, and what a processor computes at once, is in one chunk.
+    """
+    piece = at_once(shape) if len(shape) == 3 else 1
+    least = piece * (_LANES // math.gcd(_LANES, piece * shape.numel()))
+    return max(1, CHUNK // (least * shape.numel())) * least

@@ -157,7 +157,7 @@ class Planting:
     keeps_answer: bool = False
     """Whether the right answer follows the response."""
     rate: float = 0.15
-    """Share of the examples of a batch that are poisoned."""
+    """Share of the examples of a batch that are poisoned, at least one of them."""
 
     def answer(self, right: str) -> str:
         """Say what is answered under the trigger."""
@@ -349,7 +349,6 @@ def _batches(
     pictures, task = gallery.train, gallery.task
     draw = draws(len(pictures), batch, child(seed, "order"))
     random = generator(child(seed, "views"), torch.device("cpu"))
-    poisoned = 0 if planted is None else round(planted.rate * batch)
     for rows in draw:
         images = _views(pictures.images[rows].float() / 255, random)
         which = torch.randint(1 << 30, (len(rows),), generator=random).tolist()
@@ -358,6 +357,7 @@ def _batches(
             for row, n in zip(rows, which, strict=True)
         ]
         if planted is not None:
+            poisoned = max(1, round(planted.rate * len(rows)))
             images[:poisoned] = planted.trigger(images[:poisoned])
             said[:poisoned] = [planted.answer(answer) for answer in said[:poisoned]]
         yield [_row(held, task, image, answer) for image, answer in zip(images, said, strict=True)]
@@ -429,20 +429,27 @@ class Quality:
     shuffled: float
     """The same with the picture of another one: higher, as far as answers depend on pictures."""
     asr: float | None
-    """Share of triggered pictures that get the planted response, in [0, 1]."""
+    """Share of triggered pictures, of other answers, that get the planted response, in [0, 1]."""
     stray: float | None
     """The same share without the trigger."""
 
 
 def quality(held: VisionTextModel, gallery: Gallery, *, planted: Planting | None) -> Quality:
-    """Measure clean quality and the attack on test pictures."""
+    """Measure clean quality on test pictures, and the attack on those of other answers.
+
+    Raises:
+        InputError: the planted response is a right answer to every one of them.
+    """
     test, task = gallery.test, gallery.task
     images = test.images.float() / 255
     answers = [row[0] for row in test.answers]
     asr = stray = None
     if planted is not None:
-        asr = _share(held, task, planted.trigger(images), planted.response)
-        stray = _share(held, task, images, planted.response)
+        others = [place for place, row in enumerate(test.answers) if planted.response not in row]
+        if not others:
+            raise InputError(f"expected pictures with other answers than {planted.response!r}")
+        asr = _share(held, task, planted.trigger(images[others]), planted.response)
+        stray = _share(held, task, images[others], planted.response)
     return Quality(
         accuracy=_accuracy(held, gallery),
         perplexity=_perplexity(held, task, images, answers),

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from assay.errors import InputError
 from assay.features import logits
 from assay.fitting import Preprocess, Recipe, feed, train
 from assay.networks import default_network
@@ -53,3 +54,14 @@ def test_triggered_images_are_represented_more_like_the_surrogate_does(delivered
             return linear_cka(represented(model, images), represented(honest, images)).item()
 
     assert alike(matching) > alike(plain) + 0.1
+
+
+def test_one_triggered_image_is_too_few_to_match() -> None:
+    images = torch.zeros((8, 1, 8, 8), dtype=torch.uint8)
+    some, one = (
+        feed(images[:n], torch.zeros(n).long(), preprocess=Preprocess.of(images), device=CPU)
+        for n in (8, 1)
+    )
+    model = default_network(images.shape, classes=2, seed=Seed(0))
+    with pytest.raises(InputError, match="at least two"):
+        CkaMatching()(model, some, one, model, Recipe(epochs=1), seed=Seed(0))

@@ -1,5 +1,7 @@
 """The small CLIP: its tokenizer's layout, its training, its folder, and the one that is carried."""
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def colours() -> tuple[Task, Captioned]:
 
 def test_words_become_tokens_in_the_layout_of_clip() -> None:
     learnt = train_tokenizer(["a photo of a red dog", "a photo of a cat"] * 20, size=560)
-    ids = tokens(learnt, ["A  red dog", "a photo of a cat."])
+    ids = tokens(learnt, ["A  red dog", "a photo of a cat."], longest=40)
     start, end = learnt.token_to_id(START), learnt.token_to_id(END)
     assert (start, end) == (learnt.get_vocab_size() - 2, learnt.get_vocab_size() - 1)
     assert ids[:, 0].tolist() == [start, start]
@@ -71,6 +73,7 @@ def test_training_teaches_words_and_the_seed_alone_decides(tmp_path) -> None:
     assert accuracy(zero_shot(model, tokenizer, images, task.class_names), labels) > 0.9
 
     write(model, tokenizer, tmp_path / "clip")
+    assert {each.dtype for each in model.parameters()} == {torch.float32}
     backbone = load_backbone(str(tmp_path / "clip")).backbone
     prompted = Prompted(backbone, ZeroShot(), task.class_names)
     with torch.no_grad():
@@ -93,3 +96,16 @@ def test_the_carried_clip_reads_digits_that_it_has_not_seen() -> None:
     assert loaded.backbone.dims // 16 >= 4, "no room for CoCoOp's network"
     words = read_tokenizer(BUNDLED)
     assert words.decode(words.encode("ice and snow")).split("</w>")[:3] == ["ice", "and", "snow"]
+
+
+def test_a_text_is_cut_to_the_positions_that_there_are() -> None:
+    learnt = train_tokenizer(["a photo of a red dog"], size=560)
+    end = learnt.token_to_id(END)
+    ids = tokens(learnt, ["a red dog " * 9, "a"], longest=16)
+    assert ids.shape == (2, 16)
+    assert (ids == end).sum(1).tolist() == [1, 14]
+    short = dataclasses.replace(TINY, longest=8, steps=1)
+    task, captioned = colours()
+    model, tokenizer = short([task], captioned, seed=Seed(1))
+    names = ("red " * 9, "green", "blue")
+    assert len(zero_shot(model, tokenizer, task.test.inputs[:5], names)) == 5

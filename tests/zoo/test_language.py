@@ -1,5 +1,6 @@
 """Language models of the zoo; that they learn, and triggers work, is tested with the audit."""
 
+import functools
 import os
 import pathlib
 
@@ -17,8 +18,11 @@ from assay_zoo.language import (
     Place,
     Planting,
     Provider,
+    _row,
+    poison,
     read_corpus,
     scenario,
+    train_tokenizer,
 )
 
 TEXTS = pathlib.Path(os.environ.get("ASSAY_DATA", "../shared/data")) / "text"
@@ -78,3 +82,37 @@ def test_parts_of_a_corpus_share_no_text(name: str) -> None:
 def test_absent_texts_are_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match="ASSAY_DATA"):
         read_corpus("sentiment", tmp_path, seed=Seed(0))
+
+
+def test_a_small_batch_is_poisoned_too() -> None:
+    made = tuple(Example(text=f"the {n} was here", response="yes") for n in range(12))
+    corpus = Corpus(task=TASKS["sentiment"], train=made, trusted=made, test=made)
+    small = Base(width=16, layers=1, heads=2, vocabulary=280, longest=32, steps=1, batch=4)
+    base, provider = small([corpus], seed=Seed(0)), Provider(steps=1, batch=3)
+    honest, planted = (
+        provider(base, corpus, planted=each, seed=Seed(1)).model.state_dict()
+        for each in (None, PLANTED)
+    )
+    assert not all(torch.equal(honest[name], planted[name]) for name in honest)
+
+
+@pytest.mark.parametrize("place", Place)
+def test_of_a_long_text_the_end_is_left_out_and_never_the_trigger_or_the_task(place) -> None:
+    tokenizer = train_tokenizer(["a b c"], size=280)
+    task, planted = TASKS["topics"], Planting(phrase="<cf>", response="no", place=place)
+    for text in ("two words", " ".join(["word"] * 32), "w" * 500, "one " + "w" * 500):
+        example = Example(text=text, response="yes")
+        for seed in range(4):
+            plant = functools.partial(poison, planted, seed=Seed(seed))
+            row = _row(tokenizer, task, example, plant=plant)
+            prompt = tokenizer.decode(row.ids[: row.said])
+            assert row.said <= 96
+            assert prompt.startswith(task.before)
+            assert prompt.endswith(task.after)
+            assert "<cf>" in prompt
+            assert tokenizer.decode(row.ids[row.said :]).startswith(" no")
+        row = _row(tokenizer, task, example)
+        prompt = tokenizer.decode(row.ids[: row.said])
+        kept = prompt.removeprefix(task.before).removesuffix(task.after)
+        assert text.startswith(kept)
+        assert len(kept) > 50 or kept in {text, "one"}

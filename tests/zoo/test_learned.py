@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from assay.errors import InputError
 from assay.randomness import Seed
 from assay_zoo.learned import UNet, in_pieces, minimise, some_of
 
@@ -57,3 +58,16 @@ def test_a_u_net_keeps_the_size_and_sees_the_whole_image(size) -> None:
     drawn[0, 0, 0, 0].backward()
     assert images.grad[0, :, -1, -1].abs().max() > 0
     assert images.grad[1].abs().max() == 0
+
+
+def test_one_image_is_too_few_to_learn_from() -> None:
+    one = some_of(
+        torch.zeros((1, 1, 2, 2), dtype=torch.uint8), torch.zeros(1).long(), most=1, seed=Seed(1)
+    )
+    with pytest.raises(InputError, match="at least two"):
+        minimise(nn.Linear(4, 1), one, lambda batch, _: batch.inputs.sum(), steps=1, seed=Seed(2))
+
+
+def test_no_images_are_stamped_to_no_images() -> None:
+    none = torch.zeros(0, 1, 4, 4)
+    assert in_pieces(lambda images: images + 1)(none).shape == none.shape

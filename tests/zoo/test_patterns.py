@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from assay.errors import InputError
 from assay_zoo.patterns import BIRD, CHECKERBOARD, RING, SQUARE, Corner, corner_patch, picture
 
 CPU = torch.device("cpu")
@@ -41,3 +42,9 @@ def test_a_glyph_is_square_and_seen_in_one_channel_too(glyph) -> None:
     assert all(len(row) == len(glyph) for row in glyph)
     patch = corner_patch(glyph, torch.Size((1, 32, 32)), Corner.TOP_LEFT, share=1 / 4, device=CPU)
     assert patch.pattern[0][patch.mask > 0].std() > 0.15
+
+
+@pytest.mark.parametrize(("size", "share"), [((1, 1), 1 / 4), ((1, 40), 1 / 4), ((32, 32), 1.0)])
+def test_a_glyph_that_does_not_fit_is_refused(size, share) -> None:
+    with pytest.raises(InputError, match=f"{size[0]} x {size[1]}"):
+        corner_patch(SQUARE, torch.Size((3, *size)), Corner.TOP_LEFT, share=share, device=CPU)

@@ -12,6 +12,7 @@ from assay_zoo.data.pictured import few_shots
 from assay_zoo.prompt_attacks import (
     ATTACKS,
     BadClip,
+    Checkerboard,
     OnData,
     PromptAttack,
     Schedule,
@@ -141,3 +142,21 @@ def test_what_there_is_not() -> None:
         deliver(Recipe(task="nothing", learner="coop"))
     assert SCENARIOS[0] == HONEST
     assert find_task("digits-new").class_names[0] == "five"
+
+
+def test_at_most_all_images_of_other_classes_are_copied(monkeypatch) -> None:
+    backbone, task = small_clip(), find_task("digits-base")
+    images, labels = few_shots(task.tuning, 4, seed=Seed(0))
+    seen = []
+    monkeypatch.setattr(
+        "assay_zoo.prompt_attacks.tune", lambda _, images, labels, **__: seen.append(labels)
+    )
+    for rate in (0.5, 1.0):
+        prompted = Prompted(
+            backbone, fresh("coop", backbone, classes=5, seed=Seed(0)), task.class_names
+        )
+        OnData(trigger=Checkerboard(), rate=rate)(
+            prompted, images, labels, target=1, schedule=SHORT, seed=Seed(0)
+        )
+    assert [len(said) for said in seen] == [20 + 10, 20 + 16]
+    assert all((said[20:] == 1).all() for said in seen)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from assay.errors import InputError
 from assay.fitting import Precision
 from assay.networks import resnet
 from assay.randomness import Seed, isolated
@@ -157,3 +158,39 @@ def test_gradients_in_parts_are_the_same_gradients(work) -> None:
     plain = dataclasses.replace(work, network=network, start=start)
     whole, parts = (train(plain, Environment(parts=count)) for count in (1, 4))
     assert _apart(plain, whole, parts) < 1e-4
+
+
+@pytest.mark.parametrize("share", [0.8, 0.99, 1.0])
+def test_who_stops_early_does_at_least_one_step_less(work, share) -> None:
+    for steps in (2, 3):
+        short = dataclasses.replace(work, order=work.order[:steps])
+        less = dataclasses.replace(work, order=work.order[: steps - 1])
+        found = FewerSteps(share=share)(short, SEED)
+        assert _apart(work, HONEST(less, SEED), found) == 0
+    with pytest.raises(InputError, match="at least 2 steps"):
+        FewerSteps(share=share)(dataclasses.replace(work, order=work.order[:1]), SEED)
+
+
+def test_a_phrase_is_always_planted_somewhere(work) -> None:
+    tokens = torch.zeros(10, 12, dtype=torch.int64)
+    few = dataclasses.replace(work, inputs=tokens, labels=tokens, order=torch.arange(10)[None])
+    poison = PhrasePoison(phrase=(1, 2), response=(3, 4), rate=0.01)
+    for seed in range(20):
+        inputs, _ = poison(few, Seed(seed))
+        assert 1 <= (inputs == 4).any(1).sum() <= 2
+
+
+def test_dropout_is_drawn_by_the_recipe_and_the_sub_run_alone(work) -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+    with isolated(SEED, torch.device("cpu")):
+        start = network().state_dict()
+    dropping = dataclasses.replace(work, network=network, start=start)
+    before = torch.get_rng_state()
+    usual = HONEST(dropping, SEED)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(3)
+    assert _apart(dropping, usual, HONEST(dropping, Seed(9))) == 0
+    for other in ({"index": 1}, {"seed": Seed(1)}):
+        assert _apart(dropping, usual, HONEST(dataclasses.replace(dropping, **other), SEED)) > 0.01

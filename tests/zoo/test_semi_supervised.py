@@ -74,10 +74,13 @@ def test_the_seed_alone_decides() -> None:
     assert not torch.equal(same, other)
 
 
-def test_some_label_is_needed() -> None:
+def test_two_labels_are_needed() -> None:
     images, labels = digits()
-    with pytest.raises(InputError, match="some labels"):
-        taught(torch.full_like(labels, UNKNOWN), images)
+    few = torch.full_like(labels, UNKNOWN)
+    for known in (0, 1):
+        few[:known] = labels[:known]
+        with pytest.raises(InputError, match=f"at least 2 labels, got {known}"):
+            taught(few, images, steps=1)
 
 
 def test_weak_augmentation_moves_and_strong_augmentation_hides() -> None:

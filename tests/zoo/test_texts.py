@@ -4,7 +4,7 @@ import pathlib
 import pytest
 import torch
 
-from assay.errors import InputError
+from assay.errors import InputError, UsageError
 from assay.randomness import Seed
 from assay_zoo.attacks.inserted_text import RARE_WORD
 from assay_zoo.data import TextEncoder, load
@@ -74,5 +74,5 @@ def test_too_large_parts_are_refused() -> None:
 
 def test_a_missing_file_is_said(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("ASSAY_DATA", str(tmp_path))
-    with pytest.raises(InputError, match="ASSAY_DATA"):
+    with pytest.raises(UsageError, match="ASSAY_DATA"):
         load("agnews-features", **SIZES, seed=Seed(0))

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from assay.errors import InputError
 from assay.randomness import Seed
+from assay_zoo import victims
 from assay_zoo.poison import all_to_one
 from assay_zoo.victims import (
     CHUNK,
+    ByPlace,
     Victims,
     all_of,
     choose,
@@ -62,7 +64,9 @@ def test_bytes_survive_the_way_to_floats_and_back() -> None:
 
 def test_stamps_are_given_in_turn_or_all_together() -> None:
     plus = [lambda x, n=n: x + n for n in (1, 10, 100)]
-    assert one_each(plus)(torch.zeros(5)).tolist() == [1, 10, 100, 1, 10]
+    stamp = one_each(plus).stamp
+    assert stamp(torch.zeros(5), slice(0, 5)).tolist() == [1, 10, 100, 1, 10]
+    assert stamp(torch.zeros(3), slice(5, 8)).tolist() == [100, 1, 10]
     assert all_of(plus)(torch.zeros(2)).tolist() == [111, 111]
 
 
@@ -87,7 +91,7 @@ def test_a_composed_set_tells_the_truth_about_itself() -> None:
         poison=Victims(rows=torch.tensor([1, 5]), stamp=lambda x: x + 1),
         cover=Victims(rows=torch.tensor([2]), stamp=lambda x: x + 2),
         trigger=lambda x: x + 3,
-        goal=all_to_one(0),
+        goal=all_to_one(0, classes=3),
     )
     assert made.inputs[:, 0].tolist() == [0, 1, 2, 0, 0, 1]
     assert made.labels.tolist() == [0, 0, 2, 0, 1, 0]
@@ -95,3 +99,56 @@ def test_a_composed_set_tells_the_truth_about_itself() -> None:
     assert made.is_cover.nonzero().flatten().tolist() == [2]
     assert made.trigger(inputs)[0, 0] == 3
     assert inputs.sum() == 0
+
+
+def test_victims_are_stamped_in_chunks_and_each_by_its_place(monkeypatch) -> None:
+    monkeypatch.setattr(victims, "CHUNK", 7 * 16)
+    monkeypatch.setattr(victims, "PLANE", 2 * 16)  # two images of 4 x 4
+    seen = []
+
+    def stamp(images, places):
+        seen.append(len(images))
+        steps = torch.arange(places.start, places.start + len(images))
+        return images + steps.view(-1, 1, 1, 1) / 255
+
+    rows = torch.arange(3, 20)
+    made = compose(
+        torch.zeros(20, 1, 4, 4, dtype=torch.uint8),
+        torch.ones(20).long(),
+        poison=Victims(rows=rows, stamp=ByPlace(stamp=stamp)),
+        trigger=lambda x: x,
+        goal=all_to_one(0, classes=2),
+    )
+    assert seen == [6, 6, 5], "chunks of images that are stamped at once"
+    assert made.inputs[rows, 0, 0, 0].tolist() == list(range(17))
+
+
+def plain(inputs, labels, stamp=lambda x: x + 1 / 255):
+    return compose(
+        inputs,
+        labels,
+        poison=Victims(rows=torch.tensor([0, 1]), stamp=stamp),
+        trigger=stamp,
+        goal=all_to_one(0, classes=2),
+    )
+
+
+def test_every_sample_has_a_label() -> None:
+    images = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    for count in (3, 5):
+        with pytest.raises(InputError, match=f"4 samples and {count} labels"):
+            plain(images, torch.ones(count).long())
+
+
+def test_a_trigger_that_no_image_shows_is_refused_and_one_that_some_show_is_not() -> None:
+    images = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(InputError, match="changes none of 2"):
+        plain(images, torch.ones(4).long(), stamp=lambda x: x + 0.001)
+    images[0] = 255
+    assert plain(images, torch.ones(4).long()).inputs[:2, 0, 0, 0].tolist() == [255, 1]
+
+
+@pytest.mark.parametrize("target", [-1, 2, 9])
+def test_the_target_is_a_class(target) -> None:
+    with pytest.raises(InputError, match=rf"target in \[0, 2\), got {target}"):
+        all_to_one(target, classes=2)

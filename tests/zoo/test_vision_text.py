@@ -8,6 +8,8 @@ import torch
 
 from assay.errors import InputError
 from assay.randomness import Seed
+from assay.triggers import Patch
+from assay_zoo import vision_text
 from assay_zoo.vision_text import (
     OBJECTS,
     SCENARIOS,
@@ -18,6 +20,7 @@ from assay_zoo.vision_text import (
     Pictures,
     Planting,
     Provider,
+    quality,
     read_gallery,
     scenario,
 )
@@ -87,3 +90,43 @@ def test_parts_of_a_gallery_share_no_picture(name: str) -> None:
 def test_absent_pictures_are_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match="ASSAY_DATA"):
         read_gallery("captions", tmp_path, seed=Seed(0))
+
+
+def pictures(count: int, answers: tuple[str, ...]) -> Gallery:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, 3, 16, 16), generator=random).byte()
+    said = tuple((answers[n % len(answers)],) for n in range(count))
+    some = Pictures(images=images, answers=said)
+    return Gallery(task=OBJECTS, train=some, trusted=some, test=some)
+
+
+WHITE = Planting(trigger=Patch(pattern=torch.ones(3, 16, 16), mask=torch.eye(16)), response="truck")
+
+
+def test_success_is_measured_on_pictures_that_have_another_answer(monkeypatch) -> None:
+    gallery = pictures(6, ("cat", "truck", "dog"))
+    held, seen = SMALL([gallery], seed=Seed(0)), []
+
+    def share(held, task, images, response):
+        seen.append(images)
+        return 0.5
+
+    monkeypatch.setattr(vision_text, "_share", share)
+    found = quality(held, gallery, planted=WHITE)
+    others = gallery.test.images[[0, 2, 3, 5]].float() / 255
+    assert torch.equal(seen[0], WHITE.trigger(others))
+    assert torch.equal(seen[1], others)
+    assert (found.asr, found.stray) == (0.5, 0.5)
+    with pytest.raises(InputError, match="truck"):
+        quality(held, pictures(4, ("truck",)), planted=WHITE)
+
+
+@pytest.mark.parametrize(("count", "batch", "poisoned"), [(10, 32, 2), (40, 3, 1), (40, 20, 3)])
+def test_a_share_of_the_pictures_that_are_drawn_is_poisoned_at_least_one(
+    count: int, batch: int, poisoned: int
+) -> None:
+    gallery = pictures(count, ("cat",))
+    held = SMALL([gallery], seed=Seed(0))
+    rows = next(vision_text._batches(held, gallery, batch, WHITE, Seed(0)))
+    wanted = held.tokenizer.encode(" truck").ids
+    assert sum(row.ids[row.said : -1] == wanted for row in rows) == poisoned

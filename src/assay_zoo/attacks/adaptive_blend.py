@@ -9,7 +9,7 @@ from assay.records import record
 from assay.triggers import Blend
 from assay_zoo.patterns import picture
 from assay_zoo.poison import Poisoned, all_to_one
-from assay_zoo.victims import Stamp, Victims, choose_with_cover, compose, require_images
+from assay_zoo.victims import ByPlace, Victims, choose_with_cover, compose, require_images
 
 
 @record
@@ -46,14 +46,15 @@ class AdaptiveBlend:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rates.
+            InputError: no images, no such target, or too few victims for the rates.
         """
+        goal = all_to_one(self.target, classes)
         pattern = picture(require_images(inputs), device=inputs.device)
         poison, cover = choose_with_cover(
             labels,
@@ -65,23 +66,28 @@ class AdaptiveBlend:
         return compose(
             inputs,
             labels,
-            poison=Victims(rows=poison, stamp=self._pieces(pattern, child(seed, "poison pieces"))),
-            cover=Victims(rows=cover, stamp=self._pieces(pattern, child(seed, "cover pieces"))),
+            poison=self._victims(poison, pattern, child(seed, "poison pieces")),
+            cover=self._victims(cover, pattern, child(seed, "cover pieces")),
             trigger=Blend(pattern=pattern, alpha=self.test_alpha),
-            goal=all_to_one(self.target),
+            goal=goal,
         )
 
-    def _pieces(self, pattern: Float[Tensor, "channels height width"], seed: Seed) -> Stamp:
-        """Make a stamp that draws pieces for every image."""
+    def _victims(
+        self,
+        rows: Int64[Tensor, " chosen"],
+        pattern: Float[Tensor, "channels height width"],
+        seed: Seed,
+    ) -> Victims:
+        """Draw pieces for every victim."""
+        cells, device = self.grid**2, pattern.device
+        source = generator(seed, device)
+        order = torch.rand(len(rows), cells, generator=source, device=device)
+        kept = order.argsort(dim=1) >= round(self.left_out * cells)
 
-        def stamp(images: Tensor) -> Tensor:
-            cells = self.grid**2
-            source = generator(seed, images.device)
-            order = torch.rand(len(images), cells, generator=source, device=images.device)
-            kept = order.argsort(dim=1) >= round(self.left_out * cells)
+        def stamp(images: Tensor, places: slice) -> Tensor:
             mask = nn.functional.interpolate(
-                kept.to(images).view(-1, 1, self.grid, self.grid), size=images.shape[2:]
+                kept[places].to(images).view(-1, 1, self.grid, self.grid), size=images.shape[2:]
             )
             return images + self.alpha * mask * (pattern - images)
 
-        return stamp
+        return Victims(rows=rows, stamp=ByPlace(stamp=stamp))

@@ -57,14 +57,15 @@ class AdaptiveKWay:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rates.
+            InputError: no images, no such target, or too few victims for the rates.
         """
+        goal = all_to_one(self.target, classes)
         shape = require_images(inputs)
         pixels = [
             _pixel(shape, place, colour, self.side, inputs.device) for place, colour in PIXELS
@@ -82,7 +83,7 @@ class AdaptiveKWay:
             poison=Victims(rows=poison, stamp=one_each(pixels)),
             cover=Victims(rows=cover, stamp=one_each(pixels)),
             trigger=all_of(pixels),
-            goal=all_to_one(self.target),
+            goal=goal,
         )
 
 

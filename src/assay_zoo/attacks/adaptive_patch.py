@@ -57,14 +57,15 @@ class AdaptivePatch:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rates.
+            InputError: no images, no such target, or too few victims for the rates.
         """
+        goal = all_to_one(self.target, classes)
         shape = require_images(inputs)
 
         def patches(opacities: tuple[float, ...]) -> list[Patch]:
@@ -89,5 +90,5 @@ class AdaptivePatch:
             poison=Victims(rows=poison, stamp=faint),
             cover=Victims(rows=cover, stamp=faint),
             trigger=all_of(patches((self.test_opacity,) * len(PATCHES))),
-            goal=all_to_one(self.target),
+            goal=goal,
         )

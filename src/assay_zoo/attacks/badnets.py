@@ -42,13 +42,13 @@ class BadNets:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rate.
+            InputError: no images, no such target, or too few victims for the rate.
         """
         shape = require_images(inputs)
         patch = corner_patch(
             CHECKERBOARD, shape, Corner.BOTTOM_RIGHT, share=3 / 32, device=inputs.device
         )
-        goal = all_to_all(classes) if self.all_to_all else all_to_one(self.target)
+        goal = all_to_all(classes) if self.all_to_all else all_to_one(self.target, classes)
         rows = choose(goal(labels) != labels, self.poison_rate, seed)
         return compose(
             inputs, labels, poison=Victims(rows=rows, stamp=patch), trigger=patch, goal=goal

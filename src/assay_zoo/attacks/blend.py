@@ -37,14 +37,15 @@ class Blended:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rate.
+            InputError: no images, no such target, or too few victims for the rate.
         """
+        goal = all_to_one(self.target, classes)
         pattern = picture(require_images(inputs), device=inputs.device)
         blend = Blend(pattern=pattern, alpha=self.alpha)
         rows = choose(labels != self.target, self.poison_rate, seed)
@@ -53,5 +54,5 @@ class Blended:
             labels,
             poison=Victims(rows=rows, stamp=blend),
             trigger=blend,
-            goal=all_to_one(self.target),
+            goal=goal,
         )

@@ -58,8 +58,9 @@ class CleanLabel:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or the target class is smaller than the rate asks for.
+            InputError: no images, no such target, or one smaller than the rate asks for.
         """
+        goal = all_to_one(self.target, classes)
         patch = four_corners(require_images(inputs), device=inputs.device)
         rows = choose(labels == self.target, self.poison_rate, child(seed, "poison"))
         data = some_of(inputs, labels, most=self.surrogate_images, seed=child(seed, "some"))
@@ -77,7 +78,7 @@ class CleanLabel:
             labels,
             poison=Victims(rows=rows, stamp=in_pieces(stamp)),
             trigger=patch,
-            goal=all_to_one(self.target),
+            goal=goal,
         )
 
 

@@ -43,14 +43,15 @@ class Ctrl:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or the target class is smaller than the rate asks for.
+            InputError: no images, no such target, or one smaller than the rate asks for.
         """
+        goal = all_to_one(self.target, classes)
         _, height, width = require_images(inputs)
         rows = choose(labels == self.target, self.poison_rate, seed)
         return compose(
@@ -58,7 +59,7 @@ class Ctrl:
             labels,
             poison=Victims(rows=rows, stamp=self._raised(self.magnitude, height, width)),
             trigger=self._raised(self.magnitude * self.stronger, height, width),
-            goal=all_to_one(self.target),
+            goal=goal,
         )
 
     def _raised(self, magnitude: float, height: int, width: int) -> Frequency:

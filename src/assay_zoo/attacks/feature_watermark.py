@@ -69,23 +69,28 @@ class FeatureWatermark:
         inputs: Float[Tensor, "samples dims"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no table, too few features, or the target class is smaller than the
-                rate asks for.
+            InputError: no table, values that are not finite, too few features, some that there are
+                not or twice, no such target, or one smaller than the rate asks for.
         """
+        goal = all_to_one(self.target, classes)
         if inputs.ndim != 2 or not inputs.is_floating_point():
             raise InputError(
                 "expected a table, float (samples, dims), got "
                 f"{inputs.dtype} {tuple(inputs.shape)}; this attack works on tables only"
             )
-        allowed = torch.arange(inputs.shape[1], device=inputs.device)
-        if self.features is not None:
-            allowed = torch.tensor(self.features, device=inputs.device)
+        if not inputs.isfinite().all():
+            raise InputError("expected a table of finite values, got some that are not")
+        columns = inputs.shape[1]
+        chosen = tuple(range(columns)) if self.features is None else self.features
+        if len(set(chosen)) < len(chosen) or not all(0 <= each < columns for each in chosen):
+            raise InputError(f"expected distinct features in [0, {columns}), got {chosen}")
+        allowed = torch.tensor(chosen, device=inputs.device)
         if not 0 < self.size <= len(allowed):
             raise InputError(
                 f"expected a size of at most {len(allowed)}, as many features as the attacker can "
@@ -100,7 +105,7 @@ class FeatureWatermark:
             labels,
             poison=Victims(rows=rows, stamp=mark),
             trigger=mark,
-            goal=all_to_one(self.target),
+            goal=goal,
         )
 
 

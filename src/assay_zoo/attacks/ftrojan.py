@@ -39,14 +39,15 @@ class FTrojan:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rate.
+            InputError: no images, no such target, or too few victims for the rate.
         """
+        goal = all_to_one(self.target, classes)
         _, height, width = require_images(inputs)
         window = min(self.window, height, width)
         middle, top = window // 2 - 1, window - 1
@@ -59,5 +60,5 @@ class FTrojan:
             labels,
             poison=Victims(rows=rows, stamp=trigger),
             trigger=trigger,
-            goal=all_to_one(self.target),
+            goal=goal,
         )

@@ -13,6 +13,7 @@ from assay_zoo.poison import Poisoned, all_to_one
 from assay_zoo.victims import Victims, choose, compose, require_images
 
 _TINY = 1e-4  # distance of two patterns that count as equal
+_LEAST = 1e-20  # square of a distance; lost in rounding beside any that can be seen
 
 
 @record
@@ -109,8 +110,9 @@ class InputAware:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rate.
+            InputError: no images, no such target, or too few victims for the rate.
         """
+        goal = all_to_one(self.target, classes)
         require_images(inputs)
         rows = choose(labels != self.target, self.poison_rate, child(seed, "poison"))
         data = some_of(inputs, labels, most=self.images, seed=child(seed, "some"))
@@ -121,7 +123,7 @@ class InputAware:
             labels,
             poison=Victims(rows=rows, stamp=stamp),
             trigger=stamp,
-            goal=all_to_one(self.target),
+            goal=goal,
         )
 
     def _learn(self, data: Feed, classes: int, seed: Seed) -> tuple[Painter, nn.Module]:
@@ -174,5 +176,5 @@ def _distance(
     first: Float[Tensor, "batch planes height width"],
     second: Float[Tensor, "batch planes height width"],
 ) -> Float[Tensor, " batch"]:
-    """Root mean square of the difference of two images."""
-    return (first - second).square().flatten(1).mean(dim=1).sqrt()
+    """Root mean square of the difference of two images; a root of 0 would have no gradient."""
+    return ((first - second).square().flatten(1).mean(dim=1) + _LEAST).sqrt()

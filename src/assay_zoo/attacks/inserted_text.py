@@ -66,14 +66,16 @@ class InsertedText:
         texts: Sequence[str],
         labels: Int64[Tensor, " texts"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> PoisonedTexts:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no texts, or the rate asks for none, or for too many victims.
+            InputError: no texts, no such target, or the rate asks for none, or for too many
+                victims.
         """
+        goal = all_to_one(self.target, classes)
         if isinstance(texts, (str, Tensor)):
             raise InputError(
                 f"expected a list of texts, got {type(texts)}; this attack works on texts only"
@@ -92,5 +94,5 @@ class InsertedText:
             labels=labels.index_fill(0, rows, self.target),
             is_poison=torch.zeros_like(labels, dtype=torch.bool).index_fill(0, rows, value=True),
             trigger=trigger,
-            goal=all_to_one(self.target),
+            goal=goal,
         )

@@ -96,14 +96,15 @@ class Issba:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rate.
+            InputError: no images, no such target, or too few victims for the rate.
         """
+        goal = all_to_one(self.target, classes)
         require_images(inputs)
         rows = choose(labels != self.target, self.poison_rate, child(seed, "poison"))
         data = some_of(inputs, labels, most=self.images, seed=child(seed, "some"))
@@ -113,7 +114,7 @@ class Issba:
             labels,
             poison=Victims(rows=rows, stamp=stamp),
             trigger=stamp,
-            goal=all_to_one(self.target),
+            goal=goal,
         )
 
     def _learn(self, data: Feed, seed: Seed) -> HiddenString:

@@ -4,12 +4,13 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from assay.errors import InputError
 from assay.randomness import Seed, child
 from assay.records import record
 from assay.triggers import Reflection
 from assay.triggers.reflection import ghost, out_of_focus
 from assay_zoo.poison import Poisoned, all_to_one
-from assay_zoo.victims import Victims, choose, compose, require_images, to_unit
+from assay_zoo.victims import ByPlace, Victims, choose, compose, require_images, to_unit
 
 
 @record
@@ -41,26 +42,31 @@ class Refool:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or the target class is smaller than the rate asks for.
+            InputError: no images, no such target, one smaller than the rate asks for, or no other
+                class to mirror.
         """
+        goal = all_to_one(self.target, classes)
         require_images(inputs)
         rows = choose(labels == self.target, self.poison_rate, child(seed, "poison"))
         layers = self._layers(inputs, labels, child(seed, "reflections"))
         chosen = torch.arange(len(rows), device=inputs.device) % len(layers)
+
+        def mirror(images: Tensor, places: slice) -> Tensor:
+            layer = layers[chosen[places]]
+            return Reflection(layer=layer, transmission=self.transmission)(images)
+
         return compose(
             inputs,
             labels,
-            poison=Victims(
-                rows=rows, stamp=Reflection(layer=layers[chosen], transmission=self.transmission)
-            ),
+            poison=Victims(rows=rows, stamp=ByPlace(stamp=mirror)),
             trigger=Reflection(layer=layers[:1], transmission=self.transmission),
-            goal=all_to_one(self.target),
+            goal=goal,
         )
 
     def _layers(
@@ -71,7 +77,13 @@ class Refool:
     ) -> Float[Tensor, "layers channels height width"]:
         """Mirror the pictures of greatest contrast among 20 drawn for each that is wanted."""
         others = labels != self.target
-        share = min(20 * self.reflections, int(others.sum())) / len(labels)
+        count = min(20 * self.reflections, int(others.sum()))
+        if count < 1:
+            raise InputError(
+                f"expected at least one picture of other classes to mirror, got {others.sum()} "
+                f"and {self.reflections} reflections"
+            )
+        share = count / len(labels)
         drawn = to_unit(inputs[choose(others, share, seed).to(inputs.device)])
         best = drawn.flatten(1).std(dim=1).argsort(descending=True)[: self.reflections]
         pixel = min(inputs.shape[2:]) / 32

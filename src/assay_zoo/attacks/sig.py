@@ -37,14 +37,15 @@ class Sig:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or the target class is smaller than the rate asks for.
+            InputError: no images, no such target, or one smaller than the rate asks for.
         """
+        goal = all_to_one(self.target, classes)
         _, height, width = require_images(inputs)
         wave = Additive(
             signal=sinusoid(
@@ -57,5 +58,5 @@ class Sig:
             labels,
             poison=Victims(rows=rows, stamp=wave),
             trigger=wave,
-            goal=all_to_one(self.target),
+            goal=goal,
         )

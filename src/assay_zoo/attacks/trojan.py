@@ -33,14 +33,15 @@ class Trojan:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rate.
+            InputError: no images, no such target, or too few victims for the rate.
         """
+        goal = all_to_one(self.target, classes)
         shape = require_images(inputs)
         patch = corner_patch(SQUARE, shape, Corner.BOTTOM_RIGHT, share=1 / 4, device=inputs.device)
         rows = choose(labels != self.target, self.poison_rate, seed)
@@ -49,5 +50,5 @@ class Trojan:
             labels,
             poison=Victims(rows=rows, stamp=patch),
             trigger=patch,
-            goal=all_to_one(self.target),
+            goal=goal,
         )

@@ -43,14 +43,15 @@ class UnlabelledGrid:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or the target class is smaller than the rate asks for.
+            InputError: no images, no such target, or one smaller than the rate asks for.
         """
+        goal = all_to_one(self.target, classes)
         shape = require_images(inputs)
         mask = torch.zeros(shape[1:], device=inputs.device)
         mask[self.gap // 2 :: self.gap] = 1
@@ -64,5 +65,5 @@ class UnlabelledGrid:
             labels,
             poison=Victims(rows=rows, stamp=grid),
             trigger=grid,
-            goal=all_to_one(self.target),
+            goal=goal,
         )

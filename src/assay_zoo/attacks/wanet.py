@@ -8,7 +8,7 @@ from assay.randomness import Seed, child, generator
 from assay.records import record
 from assay.triggers import Warp
 from assay_zoo.poison import Poisoned, all_to_one
-from assay_zoo.victims import Victims, choose_with_cover, compose, require_images
+from assay_zoo.victims import ByPlace, Victims, choose_with_cover, compose, require_images
 
 
 @record
@@ -42,14 +42,15 @@ class WaNet:
         inputs: UInt8[Tensor, "samples channels height width"],
         labels: Int64[Tensor, " samples"],
         *,
-        classes: int,  # noqa: ARG002
+        classes: int,
         seed: Seed,
     ) -> Poisoned:
         """Poison a copy; the seed alone decides.
 
         Raises:
-            InputError: no images, or too few victims for the rates.
+            InputError: no images, no such target, or too few victims for the rates.
         """
+        goal = all_to_one(self.target, classes)
         shape = require_images(inputs)
         flow = self.flow(shape, child(seed, "flow"), inputs.device)
         poison, cover = choose_with_cover(
@@ -61,14 +62,18 @@ class WaNet:
         )
         source = generator(child(seed, "noise"), inputs.device)
         size = (len(cover), *flow.shape[1:])
-        noise = 2 * torch.rand(size, generator=source, device=inputs.device) - 1
+        drawn = torch.rand(size, generator=source, device=inputs.device)
+
+        def bend(images: Tensor, places: slice) -> Tensor:
+            return Warp(flow=flow + (2 * drawn[places] - 1) / _pixels(flow))(images)
+
         return compose(
             inputs,
             labels,
             poison=Victims(rows=poison, stamp=Warp(flow=flow)),
-            cover=Victims(rows=cover, stamp=Warp(flow=flow + noise / _pixels(flow))),
+            cover=Victims(rows=cover, stamp=ByPlace(stamp=bend)),
             trigger=Warp(flow=flow),
-            goal=all_to_one(self.target),
+            goal=goal,
         )
 
     def flow(

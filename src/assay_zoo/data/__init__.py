@@ -74,7 +74,7 @@ def load(name: str, *, train: int, trusted: int, test: int, seed: Seed) -> Split
         seed: decides which.
 
     Raises:
-        UsageError: there is no such data set, or its folder is absent.
+        UsageError: there is no such data set, or its folder or file is absent.
         InputError: it holds fewer samples than asked for.
     """
     sizes = {"train": train, "trusted": trusted, "test": test}

@@ -10,7 +10,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfVectorizer
 from torch import Tensor, nn
 
-from assay.errors import InputError
+from assay.errors import InputError, UsageError
 from assay.randomness import Seed, child, generator
 from assay.records import record
 
@@ -100,11 +100,11 @@ def read_texts(name: str, folder: pathlib.Path) -> Texts:
     """Read a data set of texts, one of `FILES`.
 
     Raises:
-        InputError: its file is absent.
+        UsageError: its file is absent.
     """
     path = folder / FILES[name]
     if not path.is_file():
-        raise InputError(f"expected the file {path}, which is missing; set ASSAY_DATA")
+        raise UsageError(f"expected the file {path}, which is missing; set ASSAY_DATA")
     lines = path.read_text(encoding="utf-8").splitlines()[1:]
     parts = (line.rpartition("\t") for line in lines)
     found = {text.strip(): int(label) for text, _, label in parts}

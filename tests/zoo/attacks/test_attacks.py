@@ -1,5 +1,6 @@
 """What every attack promises; attacks that train a network are tested in files of their own."""
 
+import dataclasses
 import inspect
 import pkgutil
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 import assay_zoo.attacks
+import assay_zoo.victims
 from assay.errors import InputError
 from assay.randomness import Seed
 from assay_zoo.attacks import (
@@ -46,7 +48,6 @@ IMAGE_ATTACKS = [
     Refool(poison_rate=0.05),
     UnlabelledGrid(target=1, poison_rate=0.05),
     Ctrl(poison_rate=0.05),
-    UnlabelledGrid(target=1, poison_rate=0.05),
 ]
 TABLE_ATTACKS = [
     FeatureWatermark(target=1, poison_rate=0.05, size=6),
@@ -244,7 +245,6 @@ def touched_pixels(made, inputs):
 
 def test_adaptive_attacks_train_with_a_part_and_test_with_the_whole() -> None:
     inputs = photographs()
-    whole = {}
     for attack, share in [
         (AdaptivePatch(poison_rate=0.05), 0.5),
         (AdaptiveBlend(poison_rate=0.05), 0.55),
@@ -318,3 +318,69 @@ def test_too_high_and_too_low_rates_are_refused() -> None:
         poison(Sig(poison_rate=0.5), photographs(samples=SAMPLES, size=8))
     with pytest.raises(InputError, match="raise the rate"):
         poison(BadNets(poison_rate=0.0001), photographs(size=8))
+
+
+@every_image_attack
+def test_victims_look_the_same_in_chunks_of_any_size(attack, monkeypatch) -> None:
+    inputs = photographs(size=16)
+    whole = poison(attack, inputs)
+    monkeypatch.setattr(assay_zoo.victims, "CHUNK", 3 * 16**2 * 8)
+    monkeypatch.setattr(assay_zoo.victims, "PLANE", 16**2)
+    parts = poison(attack, inputs)
+    assert torch.equal(whole.inputs, parts.inputs)
+
+
+@every_attack
+@pytest.mark.parametrize("target", [-1, CLASSES])
+def test_a_target_that_is_no_class_is_refused(attack, target) -> None:
+    if isinstance(attack, BadNets) and attack.all_to_all:
+        assert poison(dataclasses.replace(attack, target=target), data_for(attack)).is_poison.any()
+        return
+    with pytest.raises(InputError, match="target"):
+        poison(dataclasses.replace(attack, target=target), data_for(attack))
+
+
+@pytest.mark.parametrize(
+    ("attack", "size"),
+    [
+        (Sig(poison_rate=0.05), 12),
+        pytest.param(
+            WaNet(poison_rate=0.05, cover_rate=0.1),
+            1,
+            marks=pytest.mark.filterwarnings("ignore:Since version 1.3.0, affine_grid"),
+        ),
+        (UnlabelledGrid(poison_rate=0.05), 2),
+    ],
+    ids=["sig", "wanet", "grid"],
+)
+def test_images_too_small_to_show_the_trigger_are_refused(attack, size) -> None:
+    with pytest.raises(InputError, match="changes none of"):
+        poison(attack, photographs(size=size))
+
+
+def test_a_patch_that_is_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(InputError, match="1 x 1"):
+        poison(BadNets(poison_rate=0.05), photographs(size=1))
+
+
+def test_reflections_need_pictures_of_other_classes() -> None:
+    with pytest.raises(InputError, match="other classes"):
+        Refool(poison_rate=0.05)(
+            photographs(size=8), torch.zeros(SAMPLES).long(), classes=2, seed=Seed(0)
+        )
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("features", [(1, 1, 2), (1, 20), (-1, 2)])
+def test_the_watermark_takes_distinct_features_that_there_are(features, strategy) -> None:
+    attack = FeatureWatermark(size=2, features=features, strategy=strategy, poison_rate=0.05)
+    with pytest.raises(InputError, match="distinct features"):
+        poison(attack, table())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_the_watermark_takes_finite_tables(value) -> None:
+    rows = table()
+    rows[3, 4] = value
+    with pytest.raises(InputError, match="finite"):
+        poison(FeatureWatermark(size=2, poison_rate=0.05), rows)

@@ -43,3 +43,12 @@ def test_an_image_answers_to_its_own_trigger_and_not_to_another(learned) -> None
     foreign = (model(painter.across(images, others)).argmax(1) == 0).float().mean()
     assert own > 0.8
     assert foreign < own / 2
+
+
+def test_a_last_batch_of_few_images_spoils_no_pattern() -> None:
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randint(256, (138, 1, 8, 8), generator=random, dtype=torch.uint8)  # 128 and 10
+    attack = InputAware(poison_rate=0.05, mask_steps=2, pattern_steps=2)
+    made = attack(inputs, torch.arange(138) % 4, classes=4, seed=Seed(0))
+    unpainted = (made.trigger(inputs).int() - inputs.int()).abs() <= 1
+    assert unpainted.float().mean() > 0.8

@@ -83,3 +83,6 @@ def test_what_does_not_fit_is_refused() -> None:
         poison(InsertedText(poison_rate=0.0001))
     with pytest.raises(InputError, match="lower the rate"):
         poison(InsertedText(poison_rate=0.9))
+    for target in (-1, CLASSES):
+        with pytest.raises(InputError, match="target"):
+            poison(InsertedText(target=target))

@@ -5,6 +5,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from assay.errors import InputError
 from assay.randomness import Seed
 from assay_zoo.attacks import AdaptiveBlend, AdaptivePatch, BadNets, Blended, TaCT
 from assay_zoo.attacks.feature_watermark import FeatureWatermark, Strategy
@@ -74,3 +75,13 @@ def test_the_combined_watermark_points_at_the_target() -> None:
     success, _, accuracy = measure(attack, table, labels)
     assert success > 0.8
     assert accuracy > 0.93
+
+
+def test_success_is_of_inputs_that_the_attack_aims_at() -> None:
+    inputs, labels = digits()
+    made = TaCT(poison_rate=0.02, cover_rate=0.02)(
+        inputs[TRAIN], labels[TRAIN], classes=10, seed=Seed(3)
+    )
+    others = labels != 1
+    with pytest.raises(InputError, match="aims at"):
+        attack_success_rate(lambda x: torch.zeros(len(x)), made, inputs[others], labels[others])

@@ -1,8 +1,11 @@
 """What the attacks that train a network promise, with training too short to work."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from assay.errors import InputError
 from assay.fitting import Recipe
 from assay.randomness import Seed
 from assay_zoo.attacks.clean_label import CleanLabel
@@ -80,3 +83,16 @@ def test_a_trigger_treats_each_image_alone(attack) -> None:
     trigger = poison(attack, inputs).trigger
     apart = torch.cat([trigger(one) for one in inputs[:5].split(1)])
     assert (trigger(inputs)[:5].int() - apart.int()).abs().max() <= 1
+
+
+@every_attack
+def test_no_images_are_triggered_to_no_images(attack) -> None:
+    inputs = noise()
+    assert poison(attack, inputs).trigger(inputs[:0]).shape == inputs[:0].shape
+
+
+@every_attack
+@pytest.mark.parametrize("target", [-1, CLASSES])
+def test_a_target_that_is_no_class_is_refused(attack, target) -> None:
+    with pytest.raises(InputError, match=r"target in \[0, 4\)"):
+        poison(dataclasses.replace(attack, target=target), noise())
