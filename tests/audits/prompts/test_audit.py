@@ -246,4 +246,5 @@ def test_the_first_pool_must_be_fit_and_another_one_may_be_left_out(make, pool):
     alone = audited(model, pool)
     assert [q.excess for q in found.questions] == [q.excess for q in alone.questions]
     assert [q.threshold for q in found.questions] == [q.threshold for q in alone.questions]
+    assert found.findings.not_examined[0].startswith("The few, which were not searched: expected")
     assert audited(model, {"few": pool[:50], "many": pool}).verdict is Verdict.INCONCLUSIVE

@@ -121,7 +121,8 @@ def audit_prompts(
         _ready(name, different(images), delivery, class_names, settings, seed, device)
         for name, images in pools.items()
     ]
-    unfit, ready = ready[0].unfit, [pool for pool in ready if not pool.unfit]
+    unfit, left = ready[0].unfit, [pool for pool in ready[1:] if pool.unfit]
+    ready = [pool for pool in ready if not pool.unfit]
     first = different(next(iter(pools.values())))
     checked = _checked(delivery, first, clean, settings.preflight, device)
     questions: tuple[Question, ...] = ()
@@ -142,6 +143,7 @@ def audit_prompts(
         findings=_findings(
             delivery, class_names, len(first), p_value, unfit, recovered, checked,
             searched=len({q.target for q in questions}),
+            left_out=[f"The {p.name}, which were not searched: {p.unfit}." for p in left],
             alpha=alpha, started=started, device=device,
         ),
         questions=questions,
@@ -383,6 +385,7 @@ def _findings(  # noqa: PLR0917
     checked: _Checked,
     *,
     searched: int,
+    left_out: Sequence[str],
     alpha: float,
     started: float,
     device: torch.device,
@@ -429,7 +432,7 @@ def _findings(  # noqa: PLR0917
         reasons=(_reason(flagged, names, p_value, unfit, searched, alpha), *doubts),
         subjects=(subject,),
         cost=Cost(wall_s=time.monotonic() - started, device=str(device), peak_memory_mb=peak),
-        not_examined=(*_guessed(searched, len(names)), *NOT_EXAMINED),
+        not_examined=(*_guessed(searched, len(names)), *left_out, *NOT_EXAMINED),
     )
 
 
