@@ -95,12 +95,17 @@ def main() -> int:
     add("--shard", type=shard, default=(0, 1), help="such as 0/2: the first of two processes")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    cells = {name: _cell(SIZES[name], asked.device, asked.threads) for name in SIZES}
-    groups = [grid.Group(name=cells[name].name, cells=(cells[name],)) for name in asked.only]
+    cells = [_cell(SIZES[name], asked.device, asked.threads) for name in asked.only]
+    groups = [grid.Group(name=cell.name, cells=(cell,)) for cell in cells]
     failed = grid.run(groups, RESULTS, device=asked.device, shard=asked.shard)
-    paths = {name: cell.path(RESULTS) for name, cell in cells.items()}
-    print(table({name: grid.read(path) for name, path in paths.items() if path.exists()}))
+    print(table(stored(asked.device, asked.threads)))
     return 1 if failed else 0
+
+
+def stored(device: torch.device, threads: int) -> dict[str, Mapping[str, Any]]:
+    """Read what is measured under the present settings, by the names of the sizes."""
+    paths = {name: _cell(size, device, threads).path(RESULTS) for name, size in SIZES.items()}
+    return {name: grid.read(path) for name, path in paths.items() if path.exists()}
 
 
 def _cell(size: Size, device: torch.device, threads: int) -> grid.Cell:
