@@ -1,7 +1,7 @@
 """Measure the prompts audit on prompts tuned for a small CLIP, honestly or with a trigger.
 
-The audit's constants were chosen on prompts of CIFAR-10 and of the traffic signs with seed 0,
-honest ones and those of BadCLIP. Other tasks, attacks and seeds are held out.
+The audit's constants were chosen on prompts with seed 0, honest ones and those of BadCLIP, and its
+pools on those of Fashion-MNIST with seed 1. Other tasks, attacks and seeds are held out.
 """
 
 import argparse
@@ -39,8 +39,9 @@ from model_baselines import NeuralCleanse
 RESULTS = grid.HERE / "results" / "prompts-audit"
 TABLE = grid.HERE / "PROMPTS.md"
 VERSIONS = {"audit": 3, "published": 1, "neural-cleanse": 1, "repair": 2}
-TUNED_TASKS, TUNED_ATTACKS, TUNED_SEEDS = ("cifar10", "gtsrb"), (zoo.HONEST, "badclip"), (0,)
+TUNED_ATTACKS, TUNED_SEED = (zoo.HONEST, "badclip"), 0
 POOLS = ("crops", "procedural", "mosaics", "natural", "digits")
+POOLS_TASK, POOLS_SEED = "fashion-mnist", 1
 LEAST_ASR = 0.8
 PARTS = ("audit", "published", "neural-cleanse", "repair")
 
@@ -274,11 +275,9 @@ def _repair(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> 
 
 
 def is_tuned(recipe: Mapping[str, Any]) -> bool:
-    """Tell whether a prompt is one of those that the constants were chosen on."""
-    return (
-        recipe["task"] in TUNED_TASKS
-        and recipe["attack"] in TUNED_ATTACKS
-        and recipe["seed"] in TUNED_SEEDS
+    """Tell whether a prompt is one of those that constants or pools were chosen on."""
+    return (recipe["task"], recipe["seed"]) == (POOLS_TASK, POOLS_SEED) or (
+        recipe["attack"] in TUNED_ATTACKS and recipe["seed"] == TUNED_SEED
     )
 
 
@@ -318,7 +317,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "",
     ]
     for tuned, title in (
-        (True, "Tuned: the constants were chosen on these"),
+        (True, "Tuned: the constants, or the pools, were chosen on these"),
         (False, "Held out"),
     ):
         some = [c for c in audits if is_tuned(c["recipe"]) == tuned]
