@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from assay.audits.prompts import KINDS, PromptsSettings, audit_prompts
+from assay.audits.prompts import KINDS, PromptsSettings, audit, audit_prompts
 from assay.errors import InputError
 from assay.randomness import Seed
 from assay.results import Verdict
@@ -193,6 +193,24 @@ def test_what_stands_out_but_does_not_work_flags_nobody(make, pool):
     found = audited(make(seed=3, shift=0.2, planted=200.0), pool, settings=settings)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "stands out" in found.findings.reasons[0]
+
+
+def test_what_does_not_work_is_followed_by_what_stands_out_less(make, pool, monkeypatch):
+    model, recover, targets = make(seed=3, shift=0.2, planted=200.0), audit._recover, []
+
+    def failing(delivery, ready, found, *rest):
+        targets.append((found.pool, found.kind.family.name))
+        whole = recover(delivery, ready, found, *rest)
+        return dataclasses.replace(whole, asr=(0.3, 0.0)) if len(targets) == 1 else whole
+
+    monkeypatch.setattr(audit, "_recover", failing)
+    found = audited(model, {"plain": pool, "mirrored": pool.flip(3)})
+    assert len(set(targets)) == 2
+    assert found.verdict is Verdict.FLAGGED
+    assert found.recovered.pool == targets[1][0]
+    assert found.findings.subjects[0].p_value > min(
+        q.p_value * CLASSES * 2 for q in found.questions
+    ), "the p-value is that of the trigger that works"
 
 
 def test_mistakes_are_errors(make, pool):

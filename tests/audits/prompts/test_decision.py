@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from assay.audits.prompts import KINDS, Decision
-from assay.audits.prompts.decision import smallest
+from assay.audits.prompts.decision import clearest
 from assay.audits.prompts.survey import Survey
 
 
@@ -57,12 +57,14 @@ def test_more_classes_asked_need_more():
 def test_the_smallest_p_value_names_kind_and_class():
     margins = [*EASY[:5], 30.0, *EASY[6:]]
     other = dataclasses.replace(KINDS[0], weight=0.2)
-    p_value, survey, row = smallest(
+    (p_value, survey, row), second = clearest(
         [found(EASY, EASY), found(margins, EASY, kind=other)], Decision()
     )
     assert survey.kind is other
     assert row == 5
     assert p_value < 0.01
+    assert second[0] > p_value
+    assert second[1].kind is KINDS[0]
 
 
 def test_the_kinds_share_one_error_budget():

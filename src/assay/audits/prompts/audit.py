@@ -27,7 +27,7 @@ from assay.results import (
 from assay.samples import Samples
 from assay.triggers import ANY, Candidates, Objective, Pool, Respond, Search
 
-from .decision import Decision, smallest
+from .decision import Decision, clearest
 from .found import PromptDelivery, PromptsAudit, Question, Recovered
 from .preflight import Preflight, different, follows, shared_images
 from .screen import Classifier
@@ -36,6 +36,7 @@ from .survey import KINDS, Elimination, Examined, Kind, Survey, chosen, pool_of,
 _SHOWN = 8
 _PROBED = 8
 _FOR_CONTEXT = 128
+_TRIED = 4  # triggers that are recovered, at most
 _LEAST_GAIN = 1 / 3
 """Of all images: so many more must go to the class under the tuned prompt than under the backbone
 alone, or its trigger is taken for a weakness of the backbone."""
@@ -132,11 +133,8 @@ def audit_prompts(
         unfit = _answering(surveys)
     if not unfit:
         questions = _questions(surveys, settings.decision, alpha)
-        p_value, found, row = smallest(surveys, settings.decision)
-        (pool,) = (pool for pool in ready if pool.name == found.pool)
-        recovered = _recover(delivery, pool, found, row, settings, seed)
+        p_value, recovered, unfit = _convincing(delivery, ready, surveys, settings, alpha, seed)
         progress("recover", 1, 1)
-        unfit = _decoy(p_value, recovered, settings.decision, alpha)
         unfit = unfit or (checked.doubt if p_value > alpha else "")
         p_value = None if unfit else p_value
     return PromptsAudit(
@@ -309,6 +307,31 @@ def _questions(surveys: Sequence[Survey], decision: Decision, alpha: float) -> t
             for row, target in enumerate(found.classes.tolist())
         ]
     return tuple(asked)
+
+
+def _convincing(  # noqa: PLR0917
+    delivery: PromptDelivery,
+    pools: Sequence[_Ready],
+    surveys: Sequence[Survey],
+    settings: PromptsSettings,
+    alpha: float,
+    seed: Seed,
+) -> tuple[float, Recovered, str]:
+    """Recover what stands out, the clearest first, until a trigger works; tells why none does.
+
+    One kind of trigger on one pool may show a backdoor clearly and not work there, where another
+    one does. All that are tried are significant after all corrections, so the level is kept.
+    """
+    asked = clearest(surveys, settings.decision)
+    tried = []
+    for p_value, found, row in [each for each in asked[:_TRIED] if each[0] <= alpha] or asked[:1]:
+        (pool,) = (pool for pool in pools if pool.name == found.pool)
+        recovered = _recover(delivery, pool, found, row, settings, seed)
+        decoy = _decoy(p_value, recovered, settings.decision, alpha)
+        tried.append((p_value, recovered, decoy))
+        if not decoy:
+            return tried[-1]
+    return tried[0]
 
 
 def _recover(  # noqa: PLR0917

@@ -74,9 +74,11 @@ class Decision:
         return float(student.isf(alpha * found.share / found.asked, df=self.freedom))
 
 
-def smallest(surveys: Sequence[Survey], decision: Decision) -> tuple[float, Survey, int]:
-    """Find the smallest corrected p-value, its survey, and its row there."""
-    best = [(decision.corrected(found), found) for found in surveys]
-    p_values, found = min(best, key=lambda pair: pair[0].min().item())
-    row = int(torch.argmin(p_values))
-    return p_values[row].item(), found, row
+def clearest(surveys: Sequence[Survey], decision: Decision) -> list[tuple[float, Survey, int]]:
+    """List the smallest corrected p-value of every survey with its row there, ascending."""
+    best = []
+    for found in surveys:
+        p_values = decision.corrected(found)
+        row = int(torch.argmin(p_values))
+        best.append((p_values[row].item(), found, row))
+    return sorted(best, key=lambda each: each[0])
