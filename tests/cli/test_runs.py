@@ -1,5 +1,6 @@
 import pathlib
-from typing import Any
+from typing import IO, Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -87,6 +88,26 @@ def test_every_format_is_rendered_from_the_run(
     assert not written.stdout
     assert pathlib.Path("report.txt").read_text().strip() == printed.stdout.strip()
     assert run("report", "out", "--format", form, "-o", "report.txt").exit_code == 4
+
+
+def test_a_report_that_could_not_be_written_whole_is_not_left_behind(
+    run: Run, files: Files, quick: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("dataset", "data.npz", "--clean", "clean.npz", "--out", "out")
+    opened = pathlib.Path.open
+
+    def full(path: pathlib.Path, mode: str = "r", **options: str) -> IO[Any]:
+        file = opened(path, mode, **options)
+        if mode == "x":
+            file.write("half of it")
+            monkeypatch.setattr(file, "write", Mock(side_effect=OSError(28, "No space left")))
+        return file
+
+    monkeypatch.setattr(pathlib.Path, "open", full)
+    result = run("report", "out", "--format", "md", "-o", "report.md")
+    assert result.exit_code == 4
+    assert "No space left" in result.stderr
+    assert not pathlib.Path("report.md").exists()
 
 
 def test_a_run_out_of_time_has_a_report(stopped: pathlib.Path, quick: Calls) -> None:

@@ -54,6 +54,13 @@ def providers(
     return employ
 
 
+def test_a_mistyped_code_folder_answers_no_bundle(run: Run, client: pathlib.Path) -> None:
+    asked = ("training", "work", client / "box", "--key", "ada.key", "--code", "recpie", "--once")
+    result = run(*asked)
+    assert result.exit_code == 4
+    assert "recpie" in result.stderr
+
+
 def test_a_provider_is_told_its_key(run: Run, client: pathlib.Path) -> None:
     for _ in range(2):
         result = run("training", "work", client / "box", "--key", "ada.key", "--once")
@@ -240,6 +247,7 @@ def test_the_newest_run_of_a_plan_is_judged(
     run: Run, client: pathlib.Path, providers: Callable[..., None]
 ) -> None:
     assert run("training", "judge", "PLAN.yaml").exit_code == 4
+    assert run("training", "judge", "runs/typo").exit_code == 4
     providers()
     run("training", "run", "PLAN.yaml", "--device", "cpu")
     judged = run("training", "judge", "PLAN.yaml", "--json", "--exit-zero")

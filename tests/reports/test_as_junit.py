@@ -1,3 +1,4 @@
+import re
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -31,6 +32,12 @@ def test_classes_are_cases_and_the_verdict_is_one(make_run, verdict, failures, e
     assert problems == ({} if tag is None else {"verdict": tag, "frog": tag})
     if tag:
         assert found.find(f"testcase[@name='frog']/{tag}").text == "class frog is as it is"
+
+
+def test_of_a_flagged_class_without_a_reason_the_count_is_told(make_run) -> None:
+    found = suite(make_run(Verdict.FLAGGED, reason=""))
+    told = found.find("testcase[@name='frog']/failure").text
+    assert re.fullmatch(r"\d+ of \d+ samples are flagged, adjusted p-value \S+", told)
 
 
 def test_no_verdict_is_never_a_pass(make_run) -> None:

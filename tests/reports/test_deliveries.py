@@ -86,6 +86,7 @@ def pairs(models: tuple[str, ...], classes: int, family: str, excess: float) -> 
     return {
         "model": [model for model, _ in rows],
         "family": [family] * len(rows),
+        "pool": [None] * len(rows),
         "source": [None] * len(rows),
         "target": [target for _, target in rows],
         "margin": [2.5 if o else -1.5 for o in odd],

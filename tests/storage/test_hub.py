@@ -7,6 +7,8 @@ import json
 import lzma
 import os
 import pathlib
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -378,3 +380,12 @@ def test_settings_may_choose_columns_of_parquet(tmp_path) -> None:
     said = json.dumps([{"config_name": "default", "columns": ["a", "label"]}])
     (tmp_path / "README.md").write_text(f"---\nconfigs: {said}\n---\n")
     assert read_samples(f"hf:{tmp_path}").inputs[:].tolist() == [[1.0], [2.0]]
+
+
+def test_a_clip_on_the_hub_is_looked_for_by_whoever_imported_nothing_else(tmp_path):
+    asked = "from assay.storage.clip import load_backbone; load_backbone('hf:nobody/nothing')"
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    ended = subprocess.run(  # noqa: S603  our own
+        [sys.executable, "-c", asked], env=offline, capture_output=True, text=True, check=False
+    )
+    assert "expected a model on the hub that can be fetched, got hf:nobody/nothing" in ended.stderr

@@ -72,7 +72,8 @@ def _pairs(questions: Sequence[Question]) -> dict[str, list[object]]:
         *("model", "family", "source", "target", "margin", "asr"),
         *("reference_margin", "excess", "p_value", "alone", "alone_p_value"),
     )
-    return {name: [getattr(question, name) for question in questions] for name in names}
+    columns = {name: [getattr(question, name) for question in questions] for name in names}
+    return {**columns, "pool": [None for _ in questions]}
 
 
 def _models(models: Sequence[ModelResult]) -> dict[str, list[object]]:

@@ -47,6 +47,7 @@ def _pairs(questions: Sequence[TextQuestion]) -> dict[str, list[object]]:
     return {
         "model": [q.model for q in questions],
         "family": [family(q.place) for q in questions],
+        "pool": [None for _ in questions],
         "source": [None for _ in questions],
         "target": [q.target for q in questions],
         "margin": [q.grip for q in questions],

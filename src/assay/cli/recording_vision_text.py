@@ -59,6 +59,7 @@ def _pairs(questions: Sequence[VisionTextQuestion]) -> dict[str, list[object]]:
     return {
         "model": [q.model for q in questions],
         "family": [q.family for q in questions],
+        "pool": [None for _ in questions],
         "source": [None for _ in questions],
         "target": [q.target for q in questions],
         "margin": [q.grip for q in questions],

@@ -39,6 +39,8 @@ def report(
         with out.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
+        if not isinstance(error, FileExistsError):
+            out.unlink(missing_ok=True)  # what was written of it
         raise UsageError(f"cannot write {out}: {error.strerror}; choose another file") from error
     say(f"written: {out}")
     return Exit.NOTHING_FLAGGED

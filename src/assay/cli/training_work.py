@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from assay.errors import UsageError
 from assay.providers.executors import Executor, Process, RayJobs
 from assay.providers.keys import check_public, open_key
 from assay.providers.mailbox import Mailbox
@@ -82,6 +83,8 @@ def work(
     """
     signing = open_key(key)
     write(f"public key: {signing.public}")
+    if not code.is_dir():
+        raise UsageError(f"expected a folder with the code files of the plan, got --code {code}")
     executor: Executor = Process()
     if ray is not None:
         executor = RayJobs(address=ray, resources={"GPU": gpus})

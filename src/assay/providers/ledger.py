@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from assay.errors import InputError
+from assay.errors import InputError, UsageError
 from assay.records import record
 from assay.storage import documents
 from assay.storage.files import read_bounded
@@ -99,10 +99,11 @@ def read_ledger(path: pathlib.Path) -> tuple[Entry, ...]:
     """Read a ledger, whoever wrote it, and check its chain; a line that a kill tore is left out.
 
     Raises:
-        InputError: there is none, or a line was changed, taken out, put in or moved.
+        UsageError: there is none.
+        InputError: a line was changed, taken out, put in or moved.
     """
     if not path.is_file():
-        raise InputError(f"expected a ledger at {path}, there is none")
+        raise UsageError(f"expected a ledger at {path}, there is none")
     content = read_bounded(path, _MAX_LEDGER)
     return check_chain(content.split(b"\n")[:-1])
 

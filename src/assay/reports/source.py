@@ -94,8 +94,18 @@ class Source:
     def cases(self) -> list[tuple[str, Verdict, str]]:
         """List what got a verdict, with a sentence on why: the classes, or else the subjects."""
         if self.classes:
-            return [(row.name, row.verdict, row.reason) for row in self.classes]
+            return [
+                (row.name, row.verdict, _class_reason(row)) for row in self.classes
+            ]
         return [(s.name, s.verdict, _subject_reason(s)) for s in self.findings.subjects]
+
+
+def _class_reason(row: ClassRow) -> str:
+    """Give the reason, or say how many samples of a class are flagged, and how sure that is."""
+    if row.reason or not row.flagged:
+        return row.reason
+    sure = "" if row.adjusted_p_value is None else f", adjusted p-value {row.adjusted_p_value:.3g}"
+    return f"{row.flagged} of {row.samples} samples are flagged{sure}"
 
 
 def _subject_reason(subject: Subject) -> str:

@@ -85,7 +85,8 @@ def _folder(source: str) -> pathlib.Path:
 
 def _downloaded(name: str) -> pathlib.Path:
     """Fetch what is read of a repository, and nothing else, as files and not as links."""
-    import huggingface_hub
+    import huggingface_hub.constants
+    import huggingface_hub.errors
 
     parts = name.split("/")
     if not 1 <= len(parts) <= 2 or any(not part or part.startswith(".") for part in parts):

@@ -144,7 +144,7 @@ def _load(named: str, split: str | None) -> "Dataset":
 def _offline() -> Iterator[None]:
     """Keep `datasets` from the hub, while it opens a folder."""
     import datasets
-    import huggingface_hub
+    import huggingface_hub.constants
 
     switches: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     before = [switch.HF_HUB_OFFLINE for switch in switches]
@@ -349,7 +349,7 @@ def _image(image: dict[str, Any] | None, name: str) -> dict[str, Any]:
 
 def _home(name: str) -> pathlib.Path:
     """Where the files of a data set may lie: its own folder, or the download cache."""
-    import huggingface_hub
+    import huggingface_hub.constants
 
     folder = pathlib.Path(_named(name)[0])
     return folder if folder.is_dir() else pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE)

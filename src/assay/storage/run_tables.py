@@ -48,6 +48,7 @@ TABLES: Mapping[str, Mapping[str, pa.DataType]] = {
     "pairs": {
         "model": pa.string(),
         "family": pa.string(),
+        "pool": pa.string(),
         "source": pa.int64(),
         "target": pa.int64(),
         "margin": pa.float64(),
