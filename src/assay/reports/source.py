@@ -94,9 +94,7 @@ class Source:
     def cases(self) -> list[tuple[str, Verdict, str]]:
         """List what got a verdict, with a sentence on why: the classes, or else the subjects."""
         if self.classes:
-            return [
-                (row.name, row.verdict, _class_reason(row)) for row in self.classes
-            ]
+            return [(row.name, row.verdict, _class_reason(row)) for row in self.classes]
         return [(s.name, s.verdict, _subject_reason(s)) for s in self.findings.subjects]
 
 
