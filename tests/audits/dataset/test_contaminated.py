@@ -99,3 +99,17 @@ def test_a_poisoned_trusted_set_is_no_silent_pass(digits: Digits) -> None:
     known = audit_dataset(suspects, digits[1], seed=Seed(1), device=CPU)
     assert known.verdict is Verdict.FLAGGED
     assert not any(result.doubtful for result in known.classes)
+
+
+def test_the_clean_part_of_a_flagged_class_is_no_kind_of_poison() -> None:
+    features, scores = noise(0)
+    order = torch.randperm(TRUSTED, generator=torch.Generator().manual_seed(0))[:CALIBRATION]
+    own = (torch.cat([torch.arange(SUSPECTS) % 10, order % 10]) == 3).nonzero().squeeze(1)
+    features[torch.cat([own[own < SUSPECTS][:40], own[own >= SUSPECTS][:5]]), 0] += 25
+    kind = asked(0, features, scores)[3]
+    is_own = torch.arange(SUSPECTS) % 10 == 3
+    assert is_own[kind.suspects].all()
+    inside = torch.zeros(SUSPECTS, dtype=torch.bool).index_fill_(0, kind.suspects, True)
+    assert kind.is_among(inside, is_own), "the kind is what was flagged"
+    assert kind.is_among(is_own, is_own), "all of the class was"
+    assert not kind.is_among(is_own & ~inside, is_own), "the others were"

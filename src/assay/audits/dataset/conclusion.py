@@ -75,21 +75,20 @@ def conclude(
         tests = tuple(_unanswered(test, invalid[0]) for test in tests)
     adjusted = holm(torch.tensor([test.p_value for test in tests], dtype=torch.float64))
     flagged = tuple((adjusted <= alpha).nonzero().squeeze(1).tolist())
-    kinds = {c: kind for c, kind in kinds.items() if c not in flagged or kind.is_shared}
     tests = tuple(
         test if label in flagged else _doubted(test, kinds.get(label))
         for label, test in enumerate(tests)
-    )
-    shared = (
-        f"Class {samples.class_names[c]!r}: {kind.reason}."
-        for c, kind in kinds.items()
-        if c in flagged
     )
     is_poison = torch.zeros_like(suspects.labels, dtype=torch.bool)
     if flagged:
         is_poison = settings.refinement(
             decision.flag(suspects, calibration, tests, flagged), suspects.labels, tests
         )
+    kinds = {
+        c: kind
+        for c, kind in kinds.items()
+        if c not in flagged or (kind.is_shared and kind.is_among(is_poison, samples.labels == c))
+    }
     shown, trusted = decision.outvoted(suspects, calibration, tests)
     results = tuple(
         _class_result(label, samples, calibration, tests[label], adjusted, is_poison, predicted)
@@ -109,7 +108,11 @@ def conclude(
                     (
                         *(invalid or _reasons(results, verdict, decision, alpha, looks)),
                         *doubts,
-                        *shared,
+                        *(
+                            f"Class {samples.class_names[c]!r}: {kind.reason}."
+                            for c, kind in kinds.items()
+                            if c in flagged
+                        ),
                     )
                 )
             ),

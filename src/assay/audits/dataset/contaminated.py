@@ -20,8 +20,8 @@ _ALIKE = 0.5  # as frequent among trusted samples as in the data, at least: more
 class Kind:
     """Samples of a class that stand apart as those of no other class do."""
 
-    samples: int
-    """Of the data set."""
+    suspects: Int64[Tensor, " kind"]
+    """Which samples of the data set are of it, by index."""
     of: int
     """Samples of the class in the data set."""
     trusted: tuple[int, ...]
@@ -34,14 +34,18 @@ class Kind:
     @property
     def is_shared(self) -> bool:
         """Whether trusted samples are of it about as often as those of the data set."""
-        return len(self.trusted) * self.of > _ALIKE * self.samples * self.calibration
+        return len(self.trusted) * self.of > _ALIKE * len(self.suspects) * self.calibration
+
+    def is_among(self, flagged: Bool[Tensor, " samples"], own: Bool[Tensor, " samples"]) -> bool:
+        """Whether as much of it is flagged as of its class, `own`: else it is the clean part."""
+        return bool(flagged[self.suspects].double().mean() >= flagged[own].double().mean())
 
     @property
     def reason(self) -> str:
         """Why the class cannot be judged."""
         said = (
-            f"{self.samples} of its {self.of} samples have in common what sets apart none of the "
-            f"other classes, and so have {len(self.trusted)} of the {self.calibration} trusted "
+            f"{len(self.suspects)} of its {self.of} samples have in common what sets apart none of "
+            f"the other classes, and so have {len(self.trusted)} of the {self.calibration} trusted "
             "ones that served as calibration"
         )
         if not self.trusted:
@@ -119,7 +123,7 @@ def _kind(
     some = [trusted.ids[row] if trusted.ids else f"number {row}" for row in rows[:_NAMED]]
     counted = "" if trusted.ids else " (counted from 0)"
     return Kind(
-        samples=int((kind & (index < 0)).sum()),
+        suspects=(kind & (index < 0)).nonzero().squeeze(1),
         of=int((own & (index < 0)).sum()),
         trusted=tuple(rows),
         named=", ".join(some) + (", ..." if len(rows) > _NAMED else "") + counted,
