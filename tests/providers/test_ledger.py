@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.errors import InputError
+from assay.errors import InputError, UsageError
 from assay.providers.ledger import Ledger, check_chain, read_ledger
 
 LINES: list[bytes] = []
@@ -60,7 +60,7 @@ def test_a_torn_line_is_cut_off_and_the_chain_goes_on(tmp_path: pathlib.Path, to
 
 
 def test_a_ledger_that_is_not_there_is_said(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match="expected a ledger"):
+    with pytest.raises(UsageError, match="expected a ledger"):
         read_ledger(tmp_path / "ledger.jsonl")
 
 
