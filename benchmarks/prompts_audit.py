@@ -1,7 +1,8 @@
 """Measure the prompts audit on prompts tuned for a small CLIP, honestly or with a trigger.
 
-The audit's constants were chosen on prompts with seed 0, honest ones and those of BadCLIP, and its
-pools on those of Fashion-MNIST with seed 1. Other tasks, attacks and seeds are held out.
+The audit's constants were chosen on prompts with seed 0, honest ones and those of BadCLIP, its pools
+on those of Fashion-MNIST with seed 1, and that it recovers what stands out less, where what stands
+out most does not work, on CIFAR-10 Blended with seed 1. Others are held out.
 """
 
 import argparse
@@ -42,6 +43,7 @@ VERSIONS = {"audit": 3, "published": 1, "neural-cleanse": 1, "repair": 2}
 TUNED_ATTACKS, TUNED_SEED = (zoo.HONEST, "badclip"), 0
 POOLS = ("crops", "procedural", "mosaics", "natural", "digits")
 POOLS_TASK, POOLS_SEED = "fashion-mnist", 1
+RECOVERY = ("cifar10", "blended", 1)
 LEAST_ASR = 0.8
 PARTS = ("audit", "published", "neural-cleanse", "repair")
 
@@ -276,8 +278,11 @@ def _repair(tuned: zoo.Tuned, recipe: zoo.Recipe, asked: argparse.Namespace) -> 
 
 def is_tuned(recipe: Mapping[str, Any]) -> bool:
     """Tell whether a prompt is one of those that constants or pools were chosen on."""
-    return (recipe["task"], recipe["seed"]) == (POOLS_TASK, POOLS_SEED) or (
-        recipe["attack"] in TUNED_ATTACKS and recipe["seed"] == TUNED_SEED
+    task, attack, seed = recipe["task"], recipe["attack"], recipe["seed"]
+    return (
+        (task, seed) == (POOLS_TASK, POOLS_SEED)
+        or (task, attack, seed) == RECOVERY
+        or (attack in TUNED_ATTACKS and seed == TUNED_SEED)
     )
 
 
@@ -317,7 +322,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         "",
     ]
     for tuned, title in (
-        (True, "Tuned: the constants, or the pools, were chosen on these"),
+        (True, "Tuned: constants, pools or the recovery were chosen on these"),
         (False, "Held out"),
     ):
         some = [c for c in audits if is_tuned(c["recipe"]) == tuned]
