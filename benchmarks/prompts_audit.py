@@ -1,8 +1,8 @@
 """Measure the prompts audit on prompts tuned for a small CLIP, honestly or with a trigger.
 
-The audit's constants were chosen on prompts with seed 0, honest ones and those of BadCLIP, its pools
-on those of Fashion-MNIST with seed 1, and that it recovers what stands out less, where what stands
-out most does not work, on CIFAR-10 Blended with seed 1. Others are held out.
+The audit's constants were chosen on prompts with seed 0, honest ones and those of BadCLIP, its
+pools on those of Fashion-MNIST with seed 1, and that it recovers what stands out less, where what
+stands out most does not work, on CIFAR-10 Blended with seed 1. Others are held out.
 """
 
 import argparse
